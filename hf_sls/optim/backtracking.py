@@ -1,0 +1,101 @@
+"""The search itself: floats and a function of the step size, no tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from ._validation import check_integer, check_range
+from .criterion import Line
+
+Outcome = Literal["accepted", "exhausted", "unresolvable"]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """How a search ended: the last step size tried, the loss there, and how many were tried."""
+
+    step_size: float
+    loss: float
+    trials: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Backtracking:
+    """Shrink the step until the line of acceptance is met.
+
+    Without interpolation a rejected step is multiplied by `shrink`, as published. With interpolation the next step is
+    where the parabola through `f(w)`, the slope and the rejected loss meets the line of acceptance (Nocedal and Wright,
+    Numerical Optimization, section 3.5), kept between `max_shrink` and `shrink` times the rejected step.
+
+    The search ends without a step when `max_trials` steps were rejected, or when the decrease that the slope still
+    promises is below `resolution`, the rounding of the loss: below it, accepting or rejecting would follow noise.
+
+    No step is tried that only a loss below `lower_bound` could pass.
+
+    Args:
+        shrink: the mildest reduction of a rejected step, in (0, 1).
+        max_trials: the most step sizes to try in one search, at least 1.
+        interpolate: whether to shrink by interpolation.
+        max_shrink: the strongest reduction by interpolation, in (0, shrink].
+        lower_bound: the least value that the loss can take, 0 for cross-entropy or a squared error; `-inf` if unknown.
+    """
+
+    shrink: float = 0.9
+    max_trials: int = 100
+    interpolate: bool = False
+    max_shrink: float = 0.1
+    lower_bound: float = float("-inf")
+
+    def __post_init__(self) -> None:
+        check_range("shrink", self.shrink, low=0.0, high=1.0, include_low=False, include_high=False)
+        check_integer("max_trials", self.max_trials, low=1)
+        check_range("max_shrink", self.max_shrink, low=0.0, high=self.shrink, include_low=False)
+
+    def search(
+        self,
+        phi: Callable[[float], float],
+        line: Line,
+        loss: float,
+        slope: float,
+        step_size: float,
+        resolution: float = 0.0,
+    ) -> SearchResult:
+        """Find an acceptable step size from `step_size` down.
+
+        Args:
+            phi: the loss of the mini-batch as a function of the step size.
+            line: the line of acceptance.
+            loss: `phi(0)`.
+            slope: `-phi'(0)`, positive.
+            step_size: the first step size to try.
+            resolution: the smallest difference of two losses that means anything.
+        """
+        if loss >= self.lower_bound:
+            step_size = min(step_size, (line.intercept - self.lower_bound) / line.rate)
+        for trials in range(1, self.max_trials + 1):
+            trial_loss = phi(step_size)
+            if line.accepts(step_size, trial_loss):
+                return SearchResult(step_size, trial_loss, trials, "accepted")
+            if step_size * slope <= resolution:
+                return SearchResult(step_size, trial_loss, trials, "unresolvable")
+            last_step_size, step_size = step_size, self._shrunk(step_size, trial_loss, line, loss, slope)
+        return SearchResult(last_step_size, trial_loss, trials, "exhausted")
+
+    def _shrunk(self, step_size: float, trial_loss: float, line: Line, loss: float, slope: float) -> float:
+        if not self.interpolate:
+            return self.shrink * step_size
+        crossing = _parabola_crossing(step_size, trial_loss, line, loss, slope)
+        return min(max(crossing, self.max_shrink * step_size), self.shrink * step_size)
+
+
+def _parabola_crossing(step_size: float, trial_loss: float, line: Line, loss: float, slope: float) -> float:
+    """Return where `f - s eta + q eta^2` meets `a - b eta`, `q` such that the parabola passes the rejected trial."""
+    curvature = (trial_loss - loss + slope * step_size) / step_size**2
+    if not 0 < curvature < float("inf"):
+        return 0.0
+    excess_rate = slope - line.rate
+    margin = line.intercept - loss
+    return (excess_rate + (excess_rate**2 + 4 * curvature * margin) ** 0.5) / (2 * curvature)

@@ -1,0 +1,129 @@
+"""On which steps to search. The steps between two searches reuse the step size and cost no extra forward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ._validation import check_integer, check_range
+
+Memory = dict[str, float]
+
+
+class Cadence(Protocol):
+    """Says when a search is due. A frozen rule; its memory goes in and comes out as plain numbers."""
+
+    def new_memory(self) -> Memory:
+        """Return the memory before the first step."""
+        ...
+
+    def due(self, memory: Memory) -> bool:
+        """Whether the next step has to search."""
+        ...
+
+    def searched(self, step_size: float, trials: int, memory: Memory) -> Memory:
+        """Return the memory after a step that took `step_size`, found by a search of `trials` trials."""
+        ...
+
+    def skipped(self, memory: Memory) -> Memory:
+        """Return the memory after a step without a search."""
+        ...
+
+
+@dataclass(frozen=True)
+class EveryStep:
+    """Search on every step (SLS, ADAMSLS)."""
+
+    def new_memory(self) -> Memory:
+        return {}
+
+    def due(self, memory: Memory) -> bool:
+        return True
+
+    def searched(self, step_size: float, trials: int, memory: Memory) -> Memory:
+        return memory
+
+    def skipped(self, memory: Memory) -> Memory:
+        return memory
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Search as often as the step size moves (SaLSa, arXiv 2407.20650, section on speed-up).
+
+    Two moving averages of the accepted step, slow and fast, measure by their ratio r (or 1/r, whichever is above 1)
+    how much the step size moves; a search is due when `min(max_interval, 1 / (r - 1))` steps have passed since the
+    last one. Both averages start at the first accepted step.
+
+    Args:
+        warmup: number of searches, from the start, that take place on every step; at least 1.
+        max_interval: the most steps from one search to the next, at least 1.
+        slow: decay rate of the slow average, in [0, 1).
+        fast: decay rate of the fast average, in [0, 1).
+    """
+
+    warmup: int = 10
+    max_interval: int = 10
+    slow: float = 0.99
+    fast: float = 0.9
+
+    def __post_init__(self) -> None:
+        check_integer("warmup", self.warmup, low=1)
+        check_integer("max_interval", self.max_interval, low=1)
+        check_range("slow", self.slow, low=0.0, high=1.0, include_high=False)
+        check_range("fast", self.fast, low=0.0, high=1.0, include_high=False)
+
+    def new_memory(self) -> Memory:
+        return {"searches": 0, "steps_since_search": 0, "slow": 0.0, "fast": 0.0}
+
+    def due(self, memory: Memory) -> bool:
+        if memory["searches"] < self.warmup:
+            return True
+        ratio = memory["fast"] / memory["slow"]
+        change = max(ratio, 1 / ratio) - 1
+        interval = self.max_interval if change * self.max_interval <= 1 else 1 / change
+        return memory["steps_since_search"] + 1 >= interval
+
+    def searched(self, step_size: float, trials: int, memory: Memory) -> Memory:
+        first = memory["searches"] == 0
+        return {
+            "searches": memory["searches"] + 1,
+            "steps_since_search": 0,
+            "slow": step_size if first else self.slow * memory["slow"] + (1 - self.slow) * step_size,
+            "fast": step_size if first else self.fast * memory["fast"] + (1 - self.fast) * step_size,
+        }
+
+    def skipped(self, memory: Memory) -> Memory:
+        return {**memory, "steps_since_search": memory["steps_since_search"] + 1}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Search as often as a budget of trials allows: at most `credit + rate * steps`, and the trials of one search more.
+
+    The cost of a run is bounded before it starts, whatever the loss does: `credit` pays for the first searches, which
+    have to find the scale of the step, `rate` is the share of a forward pass that every step may cost.
+
+    Args:
+        credit: trials allowed beyond the rate, at least 0.
+        rate: trials earned by each step, positive.
+    """
+
+    credit: float = 10.0
+    rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_range("credit", self.credit, low=0.0)
+        check_range("rate", self.rate, low=0.0, include_low=False)
+
+    def new_memory(self) -> Memory:
+        return {"steps": 0, "trials": 0}
+
+    def due(self, memory: Memory) -> bool:
+        return memory["trials"] < self.credit + self.rate * (memory["steps"] + 1)
+
+    def searched(self, step_size: float, trials: int, memory: Memory) -> Memory:
+        return {"steps": memory["steps"] + 1, "trials": memory["trials"] + trials}
+
+    def skipped(self, memory: Memory) -> Memory:
+        return {**memory, "steps": memory["steps"] + 1}

@@ -1,0 +1,391 @@
+"""`LineSearchOptimizer`: direction, criterion, initial step, backtracking, cadence and partition, composed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ._tensors import dot, to_floats
+from ._validation import check_range
+from .backtracking import Backtracking
+from .cadence import Cadence, EveryStep
+from .criterion import Armijo, Criterion
+from .direction import Direction
+from .initial_step import InitialStep, LastStep
+from .partition import Joint, Partition
+from .random_state import RandomState
+from .trials import Closure, Trials
+
+Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+StepOutcome = Literal["accepted", "exhausted", "unresolvable", "no_slope", "non_finite", "not_searched"]
+
+_OWN_KEYS = ("lr", "weight_decay", "step_size", "line_search")
+_NEEDS_CLOSURE = (
+    "{name}.step() has no closure to evaluate the loss with. In plain PyTorch call step(closure), where closure() "
+    "returns the loss of the current mini-batch; with the Hugging Face Trainer use hf_sls.SLSTrainer, or add "
+    "hf_sls.LineSearchTrainerMixin to your own Trainer subclass."
+)
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """What one optimizer step did.
+
+    Attributes:
+        outcome: `"accepted"`: the step was searched and taken. `"not_searched"`: the cadence asked for no search and
+            the step was taken with the last step size. The rest took no step: `"exhausted"` (every trial was
+            rejected), `"unresolvable"` (the promised decrease is below the rounding of the loss), `"no_slope"` (the
+            gradient is zero or missing), `"non_finite"` (loss or gradient is NaN or infinite).
+        step_size: the step size taken, or the one that the next search starts from.
+        trials: forward passes of the search, beyond the one that gave the gradient.
+        backtracks: rejected trials.
+        loss: the loss before the step, `f(w)`; NaN on steps without a search.
+        loss_decrease: `f(w) - f(w + eta p)` at the accepted trial; NaN where there is none.
+        slope: `s = -<g, p>`; NaN on steps without a search.
+    """
+
+    outcome: StepOutcome
+    step_size: float
+    trials: int = 0
+    backtracks: int = 0
+    loss: float = float("nan")
+    loss_decrease: float = float("nan")
+    slope: float = float("nan")
+
+
+class LineSearchOptimizer(torch.optim.Optimizer):
+    r"""Step along a direction, by the largest tried step size that the loss of the same mini-batch accepts.
+
+    With the gradient g_k of the mini-batch loss f_k at w_k, the searched direction p_k, the applied direction d_k and
+    the slope `s_k = -<g_k, p_k>`, a step is::
+
+        eta_k    = initial_step, shrunk by backtracking until f_k(w_k + eta p_k) <= a - b eta   (the criterion's line)
+        w_{k+1}  = w_k + eta_k d_k - eta_k * weight_decay * w_k                                 (decay as in AdamW)
+
+    Every named optimizer of the package is one composition of the six rules; write your own the same way:
+
+        >>> model = torch.nn.Linear(3, 1)
+        >>> optimizer = LineSearchOptimizer(
+        ...     model.parameters(), direction=Adam(), criterion=Armijo(c=0.3), initial_step=LastStep(first=0.01)
+        ... )
+        >>> inputs, targets = torch.randn(8, 3), torch.randn(8, 1)
+        >>> def closure():
+        ...     return torch.nn.functional.mse_loss(model(inputs), targets)
+        >>> loss = optimizer.step(closure)
+        >>> bool(closure() < loss)
+        True
+
+    Args:
+        params: parameters, named parameters or parameter groups, as for any torch optimizer. A group may set its own
+            `weight_decay`.
+        direction: what to move along.
+        criterion: which steps to accept.
+        initial_step: where a search starts.
+        backtracking: how a rejected step shrinks.
+        cadence: on which steps to search.
+        partition: which groups one search moves.
+        weight_decay: decoupled weight decay, times the step size taken; at least 0.
+        lr: kept in the groups because schedulers and torch's state-dict functions want the key; never used as the
+            step. The step size last taken is `param_group["step_size"]`.
+
+    Attributes:
+        last_report: the `SearchReport` of the last step, `None` before the first.
+
+    Raises:
+        ValueError: a value is out of range, or a state dict belongs to another optimizer.
+        TypeError: a parameter is complex.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        *,
+        direction: Direction,
+        criterion: Criterion | None = None,
+        initial_step: InitialStep | None = None,
+        backtracking: Backtracking | None = None,
+        cadence: Cadence | None = None,
+        partition: Partition | None = None,
+        weight_decay: float = 0.0,
+        lr: float = 1.0,
+    ) -> None:
+        self.direction = direction
+        self.criterion = criterion if criterion is not None else Armijo()
+        self.initial_step = initial_step if initial_step is not None else LastStep()
+        self.backtracking = backtracking if backtracking is not None else Backtracking()
+        self.cadence = cadence if cadence is not None else EveryStep()
+        self.partition = partition if partition is not None else Joint()
+        self.last_report: SearchReport | None = None
+        self._armed: tuple[Closure, Tensor | float, Tensor | float] | None = None
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group. It takes part in the searches with the step size and memory that the other groups have."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        check_range("weight_decay", group["weight_decay"], low=0.0)
+        if any(parameter.is_complex() for parameter in group["params"]):
+            raise TypeError(f"{type(self).__name__} does not support complex parameters.")
+        others = self.param_groups[:-1]
+        group["step_size"] = others[0]["step_size"] if others else self.initial_step.first
+        group["line_search"] = others[0]["line_search"] if others else self._new_memory()
+
+    def _new_memory(self) -> dict[str, Any]:
+        return {
+            "counts": dict.fromkeys(("steps", "searches", "trials", "backtracks", "skipped_steps"), 0)
+            | {"loss_decrease": 0.0},
+            "criterion": self.criterion.new_memory(),
+            "initial_step": self.initial_step.new_memory(),
+            "cadence": self.cadence.new_memory(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the state of an optimizer of the same composition; the resumed run is then the same run.
+
+        Raises:
+            ValueError: the state is of another optimizer; nothing has been loaded then.
+        """
+        expected = self._new_memory()
+        for group in state_dict["param_groups"]:
+            missing = [key for key in _OWN_KEYS if key not in group]
+            memory = group.get("line_search", {})
+            if missing or _shape(memory) != _shape(expected):
+                reason = f"its groups have no {missing}" if missing else f"its search memory is {_shape(memory)}"
+                raise ValueError(
+                    f"This state dict is not one of {type(self).__name__}: {reason}. Load it into the optimizer that "
+                    f"saved it, or start this one afresh."
+                )
+        super().load_state_dict(state_dict)
+
+    @property
+    def search_due(self) -> bool:
+        """Whether the next step will search, and so evaluate the closure."""
+        return any(self.cadence.due(self.param_groups[i]["line_search"]["cadence"]) for i in self._searched_indices())
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """Totals since the first step, over resumed runs too.
+
+        `steps`, `searches`, `trials`, `backtracks`, `skipped_steps` (searches that took no step), and `loss_decrease`,
+        the sum over the accepted trials.
+        """
+        return dict(self.param_groups[0]["line_search"]["counts"])
+
+    def arm(self, closure: Closure, loss: Tensor | float, gradient_scale: Tensor | float = 1.0) -> None:
+        """Hand the closure to the next `step()`, for a training loop that calls it without one.
+
+        Args:
+            closure: as for `step`.
+            loss: the loss that the gradients in `.grad` belong to.
+            gradient_scale: true gradient over `.grad`, above 1 when the gradient was clipped; it scales the slope back.
+        """
+        self._armed = (closure, loss, gradient_scale)
+
+    def disarm(self) -> None:
+        """Forget the closure handed over by `arm`."""
+        self._armed = None
+
+    @torch.no_grad()
+    def step(  # type: ignore[override]
+        self, closure: Closure | None = None, loss: Tensor | float | None = None
+    ) -> Tensor | float | None:
+        """Take one step and return the loss before it.
+
+        `step(closure)` evaluates the closure once with gradients and runs backward itself; the trials repeat the
+        random state of that evaluation, so that dropout masks are the same. `step(closure, loss=loss)` is for after
+        the caller's own backward; the closure then has to restore the random state (`RandomState`) of the evaluation
+        that gave `loss`. Either way the random stream after the step is what it would be without the search, and
+        the parameters are as before, to the bit, after a rejected trial or an exception in the closure.
+
+        Args:
+            closure: returns the loss of the current mini-batch, a scalar, and does not call backward. Trials call it
+                under `torch.no_grad()`.
+            loss: the loss at the current parameters, when the gradients are already in `.grad`.
+
+        Raises:
+            RuntimeError: there is no closure, neither as argument nor by `arm`, or a gradient is sparse.
+        """
+        gradient_scale: Tensor | float = 1.0
+        if closure is None and self._armed is not None:
+            closure, loss, gradient_scale = self._armed
+        self.disarm()
+        if closure is None:
+            if all(float(group["lr"]) == 0 for group in self.param_groups):
+                self._move(self.param_groups)
+                return None
+            raise RuntimeError(_NEEDS_CLOSURE.format(name=type(self).__name__))
+        random_state = None
+        if loss is None:
+            random_state = RandomState.capture({p.device for group in self.param_groups for p in group["params"]})
+            self.zero_grad()
+            with torch.enable_grad():
+                loss = closure()
+                loss.backward()  # type: ignore[union-attr]
+
+        if self.search_due:
+            self.last_report = self._searched_step(closure, loss, gradient_scale, random_state)
+        else:
+            self.last_report = self._plain_step()
+        self._count(self.last_report)
+        return loss.detach() if isinstance(loss, Tensor) else loss
+
+    def _plain_step(self) -> SearchReport:
+        for group in self.param_groups:
+            move = self._move([group])
+            self.direction.accumulate(move.gradients, move.states)
+            move.take(self.direction.applied(move.gradients, move.states), group["step_size"])
+            memory = group["line_search"]
+            group["line_search"] = {**memory, "cadence": self.cadence.skipped(memory["cadence"])}
+        return SearchReport("not_searched", self.param_groups[0]["step_size"])
+
+    def _searched_step(
+        self,
+        closure: Closure,
+        loss: Tensor | float,
+        gradient_scale: Tensor | float,
+        random_state: RandomState | None,
+    ) -> SearchReport:
+        indices = self._searched_indices()
+        searched = self._move([self.param_groups[i] for i in indices])
+        others = [self._move([group]) for i, group in enumerate(self.param_groups) if i not in indices]
+
+        start_loss, *squares = to_floats(loss, *(dot(move.gradients, move.gradients) for move in [searched, *others]))
+        if not all(map(isfinite, [start_loss, *squares])):
+            return SearchReport("non_finite", searched.step_size, loss=start_loss)
+        for move in [searched, *others]:
+            self.direction.accumulate(move.gradients, move.states)
+        resolution = _rounding(loss) * abs(start_loss)
+        report = self._search(searched, closure, start_loss, resolution, gradient_scale, random_state)
+        for move in others:
+            move.take(self.direction.applied(move.gradients, move.states), move.step_size)
+        return report
+
+    def _search(
+        self,
+        move: _Move,
+        closure: Closure,
+        loss: float,
+        resolution: float,
+        gradient_scale: Tensor | float,
+        random_state: RandomState | None,
+    ) -> SearchReport:
+        applied = self.direction.applied(move.gradients, move.states)
+        searched = self.direction.searched(move.gradients, move.states, applied)
+        (slope,) = to_floats(dot(move.gradients, searched) * gradient_scale)
+        if slope <= 0:
+            searched = self.direction.steepest(move.gradients, move.states)
+            (slope,) = to_floats(dot(move.gradients, searched) * gradient_scale)
+        if not isfinite(slope):
+            return SearchReport("non_finite", move.step_size, loss=loss, slope=slope)
+        if slope <= 0:
+            return SearchReport("no_slope", move.step_size, loss=loss, slope=slope)
+
+        memory = move.memory
+        with Trials(closure, move.parameters, searched, random_state) as trials:
+            result = self.backtracking.search(
+                phi=trials.loss_at,
+                line=self.criterion.line(loss, slope, memory["criterion"]),
+                loss=loss,
+                slope=slope,
+                step_size=self.initial_step.start(loss, slope, move.step_size, memory["initial_step"]),
+                resolution=resolution,
+            )
+            accepted = result.outcome == "accepted"
+            trials.keep = accepted and searched is applied and not any(move.weight_decays)
+        if accepted and not trials.keep:
+            move.take(applied, result.step_size)
+        if accepted:
+            memory = {
+                **memory,
+                "criterion": self.criterion.accepted(loss, slope, result.loss, memory["criterion"]),
+                "initial_step": self.initial_step.searched(result.trials - 1, memory["initial_step"]),
+                "cadence": self.cadence.searched(result.step_size, result.trials, memory["cadence"]),
+            }
+        step_size = move.step_size if result.outcome == "unresolvable" else result.step_size
+        for group in move.groups:
+            group.update(step_size=step_size, line_search=memory)
+        return SearchReport(
+            outcome=result.outcome,
+            step_size=step_size,
+            trials=result.trials,
+            backtracks=result.trials - accepted,
+            loss=loss,
+            loss_decrease=loss - result.loss if accepted else float("nan"),
+            slope=slope,
+        )
+
+    def _count(self, report: SearchReport) -> None:
+        accepted = report.outcome == "accepted"
+        events = {
+            "steps": 1,
+            "searches": int(report.outcome != "not_searched"),
+            "trials": report.trials,
+            "backtracks": report.backtracks,
+            "skipped_steps": int(not accepted and report.outcome != "not_searched"),
+            "loss_decrease": report.loss_decrease if accepted else 0.0,
+        }
+        for group in self.param_groups:
+            counts = {name: count + events[name] for name, count in group["line_search"]["counts"].items()}
+            group["line_search"] = {**group["line_search"], "counts": counts}
+
+    def _searched_indices(self) -> list[int]:
+        return self.partition.searched(len(self.param_groups), int(self.counts["steps"]))
+
+    def _move(self, groups: list[dict[str, Any]]) -> _Move:
+        """Gather the parameters of `groups` that have a gradient, and create their state where there is none."""
+        move = _Move(groups)
+        for group in groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                if parameter.grad.is_sparse:
+                    raise RuntimeError(
+                        f"{type(self).__name__} does not support sparse gradients; use nn.Embedding(sparse=False)."
+                    )
+                if not self.state[parameter]:
+                    self.state[parameter].update(self.direction.new_state(parameter))
+                move.parameters.append(parameter)
+                move.gradients.append(parameter.grad)
+                move.states.append(self.state[parameter])
+                move.weight_decays.append(group["weight_decay"])
+        return move
+
+
+@dataclass(frozen=True)
+class _Move:
+    """The parameters that one step size moves: one group, or several that are searched together."""
+
+    groups: list[dict[str, Any]]
+    parameters: list[Tensor] = field(default_factory=list)
+    gradients: list[Tensor] = field(default_factory=list)
+    states: list[dict[str, Any]] = field(default_factory=list)
+    weight_decays: list[float] = field(default_factory=list)
+
+    @property
+    def step_size(self) -> float:
+        return self.groups[0]["step_size"]
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        return self.groups[0]["line_search"]
+
+    def take(self, updates: list[Tensor], step_size: float) -> None:
+        """Step as AdamW does: `w <- w - step_size * weight_decay * w - step_size * u`."""
+        if any(self.weight_decays):
+            torch._foreach_mul_(self.parameters, [1 - step_size * decay for decay in self.weight_decays])
+        torch._foreach_add_(self.parameters, updates, alpha=-step_size)
+
+
+def _rounding(loss: Tensor | float) -> float:
+    """Return the relative spacing of the floating-point numbers that `loss` is one of."""
+    dtype = loss.dtype if isinstance(loss, Tensor) and loss.is_floating_point() else torch.float64
+    return torch.finfo(dtype).eps
+
+
+def _shape(memory: dict[str, Any]) -> dict[str, Any]:
+    return {key: _shape(value) if isinstance(value, dict) else None for key, value in memory.items()}

@@ -1,0 +1,45 @@
+"""The `optim=` names: which class each stands for, and the settings we recommend for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .family import SGDSLS, AdamSLS
+from .optimizer import LineSearchOptimizer, Params
+
+OPTIMIZERS: dict[str, type[LineSearchOptimizer]] = {"adam_sls": AdamSLS, "sgd_sls": SGDSLS}
+
+RECOMMENDED: dict[str, dict[str, Any]] = {
+    "adam_sls": {
+        "search_direction": "momentum",
+        "c": 0.5,
+        "growth": 1.1,
+        "interpolate": True,
+        "max_trials": 20,
+        "search_every_step": False,
+    },
+    "sgd_sls": {"growth": 1.1, "interpolate": True, "max_trials": 20, "search_every_step": False},
+}
+"""Where `optim=` departs from the published defaults of the class; docs/choosing.md has the evidence."""
+
+
+def create_optimizer(name: str, params: Params, **settings: Any) -> LineSearchOptimizer:
+    """Build the optimizer that `optim=name` stands for, with the recommended settings.
+
+    Args:
+        name: one of `OPTIMIZERS`.
+        params: parameters, named parameters or parameter groups.
+        settings: arguments of the class that override the recommended ones.
+
+    Raises:
+        ValueError: the name is unknown or a setting is out of range.
+
+    Example:
+        >>> import torch
+        >>> optimizer = create_optimizer("adam_sls", torch.nn.Linear(2, 1).parameters(), c=0.3)
+        >>> optimizer.criterion
+        Armijo(c=0.3)
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"name={name!r} is not a line-search optimizer; the names are {', '.join(OPTIMIZERS)}.")
+    return OPTIMIZERS[name](params, **{**RECOMMENDED[name], **settings})

@@ -1,0 +1,256 @@
+"""`SLSTrainer`: the Hugging Face Trainer, handing the loss closure to a line-search optimizer.
+
+The Trainer calls `optimizer.step()` without a closure. So `training_step` runs forward and backward as ever and records
+what it saw; on the last micro-batch of the window it arms the optimizer with a closure that replays the Trainer's own
+`training_step` with backward off, so that every scaling rule of the installed version holds in a trial. The Trainer's
+own `optimizer.step()` then searches.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments, get_scheduler
+
+from .closure import LossClosure
+from .optim import LineSearchOptimizer
+from .training_args import check_arguments, is_line_search, optimizer_class_and_kwargs
+
+logger = logging.getLogger(__name__)
+
+_DEFAULT_LEARNING_RATE = 5e-5
+_MISSING = object()
+
+
+class LineSearchTrainerMixin:
+    """Makes any Trainer subclass work with the line-search optimizers; put it first among the bases.
+
+    With a stock `optim` every method passes through, and the Trainer is what it was. With a line search,
+    `learning_rate` in the logs is the step size taken, and the logs carry, as means since the last log:
+
+    - `step_size`: the step size of the last step,
+    - `ls_trials`, `ls_backtracks`: forward passes of the search and rejected trials, per step,
+    - `loss_decrease`: `f(w) - f(w + eta p)` per search,
+
+    and the final metrics `train_forward_passes_per_step`, the one with gradients included.
+
+    A `compute_loss` of your own that counts or logs sees `self.in_trial` set while a trial replays it.
+
+        >>> class MyTrainer(LineSearchTrainerMixin, Trainer):
+        ...     pass
+    """
+
+    in_trial: bool = False
+    """Whether the present `compute_loss` call is a trial of the line search."""
+
+    _attributes_kept_in_trials = ("_metrics", "_total_train_tokens")
+
+    args: TrainingArguments
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._closure: LossClosure | None = None
+        self._closure_step = -1
+        self._recorded_inputs: list[Any] | None = None
+        self._replayed_inputs: Iterator[Any] | None = None
+        self._counts_at_last_log: dict[str, float] | None = None
+        super().__init__(*args, **kwargs)
+        if self._wants_line_search():
+            self._check_line_search()
+
+    # ---- Which optimizer ----
+
+    @classmethod
+    def get_optimizer_cls_and_kwargs(cls, args: TrainingArguments, model: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Return the line-search class and its arguments for its `optim` names, else what the Trainer returns."""
+        if is_line_search(args.optim):
+            return optimizer_class_and_kwargs(args)
+        return super().get_optimizer_cls_and_kwargs(args, model)  # type: ignore[misc]
+
+    def _wants_line_search(self) -> bool:
+        if self.optimizer is not None:
+            return isinstance(self.optimizer, LineSearchOptimizer)
+        if getattr(self, "optimizer_cls_and_kwargs", None) is not None:
+            return issubclass(self.optimizer_cls_and_kwargs[0], LineSearchOptimizer)
+        return is_line_search(self.args.optim)
+
+    @property
+    def line_search_optimizer(self) -> LineSearchOptimizer | None:
+        """The line-search optimizer in use, without Accelerate's wrapper; `None` before training or with another."""
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        return optimizer if isinstance(optimizer, LineSearchOptimizer) else None
+
+    def _check_line_search(self) -> None:
+        """Raise `ValueError` for what a line search cannot work with, before anything is trained."""
+        if is_line_search(self.args.optim):
+            check_arguments(self.args, schedules=("constant", "linear"))
+            if self.args.learning_rate != _DEFAULT_LEARNING_RATE:
+                logger.warning(
+                    f"learning_rate={self.args.learning_rate} is not used: a line search finds the step size itself. "
+                    "Where its first search starts is optim_args='init_step_size=...'."
+                )
+        if self.lr_scheduler is not None:
+            raise ValueError(
+                f"optimizers=(..., {type(self.lr_scheduler).__name__}): a line search finds the step size itself and "
+                "follows no learning-rate schedule; pass optimizers=(optimizer, None)."
+            )
+        parallelism = getattr(self.accelerator, "parallelism_config", None)
+        refused = {
+            "DeepSpeed": (self.is_deepspeed_enabled, "it steps inside backward, out of reach of a closure"),
+            "FSDP": (self.is_fsdp_enabled, "trials would see stale unsharded parameters"),
+            "nn.DataParallel": (
+                self.args.n_gpu > 1,
+                "its replicas draw their dropout in no fixed order; launch one process per GPU with torchrun or "
+                "accelerate launch, or show one GPU with CUDA_VISIBLE_DEVICES",
+            ),
+            "tensor, context or sequence parallelism": (
+                parallelism is not None
+                and any(getattr(parallelism, f"{kind}_enabled", False) for kind in ("tp", "cp", "sp")),
+                "a batch is sharded in place and cannot be evaluated again",
+            ),
+            "a model sharded at load time": (
+                getattr(self, "is_distributed_loading_by_transformers", False),
+                "trials would see stale unsharded parameters",
+            ),
+            "Apex": (getattr(self, "use_apex", False), "its backward cannot be turned off for a trial"),
+        }
+        for feature, (present, reason) in refused.items():
+            if present:
+                raise ValueError(f"A line search does not work with {feature}: {reason}.")
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Create the scheduler of the arguments, or with a line search the constant one, which changes nothing."""
+        if self.line_search_optimizer is None:
+            return super().create_scheduler(num_training_steps, optimizer)  # type: ignore[misc]
+        if self.lr_scheduler is None:
+            self.lr_scheduler = get_scheduler("constant", optimizer=optimizer or self.optimizer)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    # ---- The closure ----
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Run forward and backward as the Trainer does; with a line search also record them and arm the optimizer."""
+        optimizer = self.line_search_optimizer
+        step = super().training_step  # type: ignore[misc]
+        if optimizer is None:
+            return step(model, inputs, *args, **kwargs)
+
+        if self._closure is None or self._closure_step != self.state.global_step:
+            self._closure, self._closure_step = LossClosure(model), self.state.global_step
+            optimizer.disarm()
+        if self._counts_at_last_log is None:
+            self._counts_at_last_log = optimizer.counts
+        recorded: list[Any] = []
+        accumulation_steps = self.current_gradient_accumulation_steps
+
+        def evaluate() -> Tensor:
+            with _temporarily(self, "_recorded_inputs", recorded):
+                return step(model, inputs, *args, **kwargs)
+
+        def replay() -> Tensor:
+            with self._replaying(recorded, accumulation_steps):
+                return step(model, copy.copy(inputs), *args, **kwargs)
+
+        loss = self._closure.record(evaluate, replay)
+        if self.accelerator.sync_gradients:
+            optimizer.arm(self._closure, self._closure.loss)
+        return loss
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        if self._replayed_inputs is not None:
+            return copy.copy(next(self._replayed_inputs))
+        prepared = super()._prepare_inputs(inputs)  # type: ignore[misc]
+        if self._recorded_inputs is not None:
+            self._recorded_inputs.append(copy.copy(prepared))
+        return prepared
+
+    @contextmanager
+    def _replaying(self, recorded_inputs: list[Any], accumulation_steps: int) -> Iterator[None]:
+        """Replay a micro-batch: its inputs, its scaling, no backward, and no trace in what the trainer counts."""
+        with ExitStack() as stack:
+            for name in self._attributes_kept_in_trials:
+                if hasattr(self, name):
+                    stack.enter_context(_temporarily(self, name, copy.deepcopy(getattr(self, name))))
+            stack.enter_context(_temporarily(self, "in_trial", True))
+            stack.enter_context(_temporarily(self, "current_gradient_accumulation_steps", accumulation_steps))
+            stack.enter_context(_temporarily(self, "_replayed_inputs", iter(recorded_inputs)))
+            stack.enter_context(_temporarily(self.accelerator, "backward", lambda loss, **kwargs: None))
+            yield
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()  # type: ignore[misc]
+        self.accelerator.clip_grad_norm_ = self._undoing_clipping_in_slope(self.accelerator.clip_grad_norm_)
+
+    def _undoing_clipping_in_slope(self, clip_grad_norm_: Callable[..., Any]) -> Callable[..., Any]:
+        """Arm the optimizer with the factor by which clipping has shrunk the gradient."""
+
+        def clip(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
+            norm = clip_grad_norm_(parameters, max_norm, *args, **kwargs)
+            optimizer = self.line_search_optimizer
+            if optimizer is not None and self._closure is not None:
+                scale = torch.clamp((norm + 1e-6) / max_norm, min=1.0)
+                optimizer.arm(self._closure, self._closure.loss, gradient_scale=scale)
+            return norm
+
+        return clip
+
+    # ---- Logs ----
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        self._counts_at_last_log = None
+        return super().train(*args, **kwargs)  # type: ignore[misc]
+
+    def _get_learning_rate(self) -> float:
+        optimizer = self.line_search_optimizer
+        if optimizer is None:
+            return super()._get_learning_rate()  # type: ignore[misc]
+        return optimizer.param_groups[0]["step_size"]
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log as the Trainer does, with the numbers of the line search added to the training logs."""
+        optimizer = self.line_search_optimizer
+        if optimizer is not None and self._counts_at_last_log is not None:
+            counts = optimizer.counts
+            if "loss" in logs:
+                since = {name: counts[name] - self._counts_at_last_log[name] for name in counts}
+                logs["step_size"] = optimizer.param_groups[0]["step_size"]
+                logs["ls_trials"] = since["trials"] / max(since["steps"], 1)
+                logs["ls_backtracks"] = since["backtracks"] / max(since["steps"], 1)
+                logs["loss_decrease"] = since["loss_decrease"] / max(since["searches"], 1)
+                self._counts_at_last_log = counts
+            elif "train_loss" in logs:
+                logs["train_forward_passes_per_step"] = 1 + counts["trials"] / max(counts["steps"], 1)
+        super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
+
+class SLSTrainer(LineSearchTrainerMixin, Trainer):
+    """`transformers.Trainer` that works with `optim="adam_sls"` and the other line-search names.
+
+    Use it in place of `Trainer`, with the same arguments. With any stock `optim` it is the stock Trainer, bit for bit.
+
+    Raises:
+        ValueError: the arguments do not suit a line search (unknown `optim_args`, a learning-rate schedule, DeepSpeed,
+            FSDP, `nn.DataParallel`); raised when the trainer is created.
+    """
+
+
+@contextmanager
+def _temporarily(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute of an instance for the length of the block."""
+    before = vars(owner).get(name, _MISSING)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if before is _MISSING:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)

@@ -1,0 +1,174 @@
+"""`SLSTrainingArguments`, and the `optim=` names in transformers' own `TrainingArguments`.
+
+Importing this module adds the names to `OptimizerNames`, so that every script that builds stock arguments after
+`import hf_sls` accepts them, and makes a stock Trainer refuse them with a sentence.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
+import transformers
+from packaging.version import Version
+from transformers import SchedulerType, TrainingArguments
+from transformers.training_args import OptimizerNames
+
+from .optim import OPTIMIZERS, RECOMMENDED, LineSearchOptimizer
+
+_SET_ELSEWHERE = ("self", "params", "betas", "weight_decay")
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+
+
+@dataclass
+class SLSTrainingArguments(TrainingArguments):
+    """`TrainingArguments` whose defaults suit a line search: `optim="adam_sls"` and no learning-rate schedule.
+
+    Everything else is inherited. `learning_rate` is not used by a line search, `optim_args="c=0.3,..."` sets the
+    arguments of the optimizer class, and `adam_beta1`, `adam_beta2`, `adam_epsilon` and `weight_decay` keep their
+    meaning. With any stock `optim` these are the stock arguments, but for the constant schedule.
+
+    Raises:
+        ValueError: `optim_args` are unknown, of the wrong type or out of range for the optimizer, or a learning-rate
+            schedule is set beside a line search.
+    """
+
+    optim: OptimizerNames | str = field(
+        default="adam_sls", metadata={"help": "The optimizer to use; a line-search one needs no learning rate."}
+    )
+    lr_scheduler_type: SchedulerType | str = field(
+        default="constant", metadata={"help": "The scheduler type to use; a line search takes none but constant."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if is_line_search(self.optim):
+            check_arguments(self, schedules=("constant",))
+
+
+def is_line_search(optim: str) -> bool:
+    """Whether `optim` names an optimizer of this package."""
+    return getattr(optim, "value", optim) in OPTIMIZERS
+
+
+def optimizer_class_and_kwargs(args: TrainingArguments) -> tuple[type[LineSearchOptimizer], dict[str, Any]]:
+    """Return the class that `args.optim` names, and its arguments: recommended, of `args`, of `args.optim_args`."""
+    name = str(getattr(args.optim, "value", args.optim))
+    cls = OPTIMIZERS[name]
+    from_args = {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
+    accepted = inspect.signature(cls).parameters
+    kwargs = {key: value for key, value in from_args.items() if key in accepted}
+    return cls, {**RECOMMENDED[name], **kwargs, **parse_optim_args(name, args.optim_args)}
+
+
+def check_arguments(args: TrainingArguments, schedules: tuple[str, ...]) -> None:
+    """Raise `ValueError` when `args` do not suit their line search, before a model is touched.
+
+    Refused are a learning-rate schedule other than `schedules`, a warm-up, and bad `optim_args`.
+    """
+    cls, kwargs = optimizer_class_and_kwargs(args)
+    cls([torch.zeros(())], **kwargs)
+    schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    warmup = {key: getattr(args, key, 0) for key in ("warmup_steps", "warmup_ratio")}
+    asked = {"lr_scheduler_type": schedule} if schedule not in schedules else {}
+    asked.update({key: value for key, value in warmup.items() if value})
+    if asked:
+        settings = ", ".join(f"{key}={value!r}" for key, value in asked.items())
+        raise ValueError(
+            f"{settings} beside optim={str(getattr(args.optim, 'value', args.optim))!r}: a line search finds the step "
+            "size itself and follows no learning-rate schedule. Leave the schedule out (lr_scheduler_type='constant', "
+            "no warm-up), or use a stock optimizer."
+        )
+
+
+def parse_optim_args(optim: str, text: str | None) -> dict[str, Any]:
+    """Read `"c=0.1,growth=1.2"` as arguments of the optimizer `optim`, typed as its signature says.
+
+    Raises:
+        ValueError: an argument is unknown, given twice, of the wrong type or out of range; the message lists what is
+            allowed.
+    """
+    name = getattr(optim, "value", optim)
+    allowed = {key: kind for key, kind in get_type_hints(OPTIMIZERS[name].__init__).items() if key in _names(name)}
+    listing = ", ".join(f"{key} ({_describe(kind)})" for key, kind in allowed.items())
+    settings: dict[str, Any] = {}
+    for part in filter(None, (text or "").replace(" ", "").split(",")):
+        key, equals, value = part.partition("=")
+        if not equals or key not in allowed or key in settings:
+            problem = "is given twice" if key in settings else "is unknown" if equals else "has no '=value'"
+            raise ValueError(f"optim_args={text!r}: {key!r} {problem}. {name} takes {listing}.")
+        try:
+            settings[key] = _converted(value, allowed[key])
+        except ValueError:
+            raise ValueError(
+                f"optim_args={text!r}: {key}={value!r} is not {_describe(allowed[key])}. {name} takes {listing}."
+            ) from None
+    return settings
+
+
+def _names(name: str) -> list[str]:
+    return [key for key in inspect.signature(OPTIMIZERS[name].__init__).parameters if key not in _SET_ELSEWHERE]
+
+
+def _describe(kind: Any) -> str:
+    return " or ".join(map(repr, get_args(kind))) if get_origin(kind) is Literal else kind.__name__
+
+
+def _converted(value: str, kind: Any) -> Any:
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ValueError(value)
+        return value
+    if kind is bool:
+        if value.lower() not in _BOOLEANS:
+            raise ValueError(value)
+        return _BOOLEANS[value.lower()]
+    return kind(value)
+
+
+def _register_names() -> None:
+    for name in OPTIMIZERS:
+        if name not in OptimizerNames._value2member_map_:
+            _add_member(OptimizerNames, name)
+    if Version(transformers.__version__) >= Version("5.2"):
+        from transformers.trainer_optimizer import _OPTIMIZER_HANDLERS
+
+        for name in OPTIMIZERS:
+            _OPTIMIZER_HANDLERS[name] = lambda context: _refuse(context.args)
+    else:
+        stock = transformers.Trainer.get_optimizer_cls_and_kwargs
+
+        def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: Any = None) -> tuple[Any, dict[str, Any]]:
+            return _refuse(args) if is_line_search(args.optim) else stock(args, model)
+
+        transformers.Trainer.get_optimizer_cls_and_kwargs = staticmethod(get_optimizer_cls_and_kwargs)
+
+
+def _refuse(args: TrainingArguments) -> tuple[Any, dict[str, Any]]:
+    raise ValueError(
+        f"optim={str(getattr(args.optim, 'value', args.optim))!r} is a line search and needs the loss of each batch, "
+        "which this Trainer cannot give it. Use hf_sls.SLSTrainer in place of transformers.Trainer, or put "
+        "hf_sls.LineSearchTrainerMixin first among the bases of your own Trainer subclass."
+    )
+
+
+def _add_member(enum: Any, value: str) -> None:
+    """Add a member to a string enum as the class statement would; it pickles as its plain string.
+
+    An enum with members cannot be subclassed, and transformers has no other way in.
+    """
+    member = str.__new__(enum, value)
+    member._name_, member._value_, member.__objclass__ = value.upper(), value, enum
+    member._sort_order_ = len(enum._member_names_)
+    member.__reduce_ex__ = lambda protocol: (str, (value,))
+    enum._member_map_[member._name_] = member
+    enum._member_names_.append(member._name_)
+    enum._value2member_map_[value] = member
+    if "_hashable_values_" in enum.__dict__:
+        enum._hashable_values_.append(value)
+    type.__setattr__(enum, member._name_, member)
+
+
+_register_names()

@@ -1,0 +1,119 @@
+"""Tiny models and data that need no download; one process, two threads, no network."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, set_seed
+
+from hf_sls import SLSTrainer, SLSTrainingArguments
+
+torch.set_num_threads(2)
+
+VOCABULARY = 50
+
+
+class Rows(torch.utils.data.Dataset):
+    """A list of examples, as a map-style data set."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.rows[index]
+
+
+def classification_rows(count: int = 40, length: int = 8, seed: int = 0) -> Rows:
+    """Sequences whose label is whether the first token is in the upper half of the vocabulary."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, VOCABULARY, (count, length), generator=generator)
+    labels = (tokens[:, 0] >= VOCABULARY // 2).long()
+    return Rows([{"input_ids": row, "labels": label} for row, label in zip(tokens, labels)])
+
+
+def language_rows(count: int = 40, length: int = 8, seed: int = 0) -> Rows:
+    """Sequences for a causal language model."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, VOCABULARY, (count, length), generator=generator)
+    return Rows([{"input_ids": row, "labels": row.clone()} for row in tokens])
+
+
+def tiny_bert(dropout: float = 0.1, seed: int = 0, **config: Any) -> BertForSequenceClassification:
+    """A BERT of two layers, 32 wide, with random weights."""
+    set_seed(seed)
+    return BertForSequenceClassification(
+        BertConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=16,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+            **config,
+        )
+    )
+
+
+def tiny_gpt2(dropout: float = 0.1, seed: int = 0) -> GPT2LMHeadModel:
+    """A GPT-2 of two layers, 32 wide, with random weights."""
+    set_seed(seed)
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=VOCABULARY,
+            n_positions=16,
+            n_embd=32,
+            n_layer=2,
+            n_head=2,
+            resid_pdrop=dropout,
+            embd_pdrop=dropout,
+            attn_pdrop=dropout,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> Callable[..., SLSTrainingArguments]:
+    """Make training arguments for a short silent run; keywords override."""
+
+    def make(cls: Any = SLSTrainingArguments, **settings: Any) -> Any:
+        defaults: dict[str, Any] = {
+            "output_dir": str(tmp_path / "run"),
+            "per_device_train_batch_size": 4,
+            "max_steps": 3,
+            "logging_steps": 1,
+            "report_to": "none",
+            "save_strategy": "no",
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "seed": 1,
+        }
+        return cls(**{**defaults, **settings})
+
+    return make
+
+
+def losses(trainer: SLSTrainer) -> list[float]:
+    """The training losses that a trainer has logged."""
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def step_sizes(trainer: SLSTrainer) -> list[float]:
+    """The step sizes that a trainer has logged."""
+    return [entry["step_size"] for entry in trainer.state.log_history if "step_size" in entry]

@@ -1,0 +1,131 @@
+"""The core test: a trial at step size 0 gives back the recorded loss of the window, bit for bit."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import Trainer
+
+from hf_sls import LineSearchTrainerMixin, SLSTrainer
+
+from .conftest import VOCABULARY, classification_rows, language_rows, tiny_bert, tiny_gpt2
+
+
+class ReplayChecked(LineSearchTrainerMixin, Trainer):
+    """Evaluates the closure at the unmoved parameters before each search, and notes both losses."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self.windows = getattr(self, "windows", [])
+        if self.accelerator.sync_gradients:
+            gradients = [p.grad.clone() for p in self.model.parameters() if p.grad is not None]
+            buffers = [buffer.clone() for buffer in self.model.buffers()]
+            stream = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+            with torch.no_grad():
+                replayed = self._closure()
+            torch.set_rng_state(stream[2])
+            random.setstate(stream[0])
+            self.windows.append((float(self._closure.loss), float(replayed), len(self._closure._micro_batches)))
+            assert all(torch.equal(g, p.grad) for g, p in zip(gradients, self._with_gradient()))
+            assert all(torch.equal(b, buffer) for b, buffer in zip(buffers, self.model.buffers()))
+        return loss
+
+    def _with_gradient(self) -> list[torch.Tensor]:
+        return [p for p in self.model.parameters() if p.grad is not None]
+
+
+def summed_cross_entropy(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+    loss = nn.functional.cross_entropy(outputs["logits"], labels, reduction="sum")
+    return loss / (num_items_in_batch if num_items_in_batch is not None else len(labels))
+
+
+class NormalizedClassifier(nn.Module):
+    """Not a transformers model: BatchNorm, numpy and Python randomness, no loss keywords."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, 16)
+        self.normalization = nn.BatchNorm1d(16)
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        hidden = self.normalization(self.embedding(input_ids).mean(dim=1))
+        hidden = hidden * (1 + 0.1 * np.random.rand() + 0.1 * random.random())
+        logits = self.head(hidden)
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def lora(model: Any) -> Any:
+    peft = pytest.importorskip("peft")
+    return peft.get_peft_model(
+        model, peft.LoraConfig(task_type="SEQ_CLS", r=4, lora_dropout=0.2, target_modules=["query", "value"])
+    )
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "no dropout": {"model": lambda: tiny_bert(dropout=0.0)},
+    "eager attention": {"model": lambda: tiny_bert(attn_implementation="eager")},
+    "accumulation 4, 4, 2": {"gradient_accumulation_steps": 4},
+    "accumulation, causal LM": {"model": tiny_gpt2, "rows": language_rows, "gradient_accumulation_steps": 4},
+    "label smoothing": {"label_smoothing_factor": 0.1},
+    "label smoothing, accumulation": {"label_smoothing_factor": 0.1, "gradient_accumulation_steps": 4},
+    "compute_loss_func": {"compute_loss_func": summed_cross_entropy, "gradient_accumulation_steps": 4},
+    "bf16": {"bf16": True},
+    "bf16, accumulation": {"bf16": True, "gradient_accumulation_steps": 4},
+    "no clipping": {"max_grad_norm": 0.0},
+    "gradient checkpointing": {
+        "gradient_checkpointing": True,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+    },
+    "gradient checkpointing, reentrant": {
+        "gradient_checkpointing": True,
+        "gradient_checkpointing_kwargs": {"use_reentrant": True},
+    },
+    "LoRA": {"model": lambda: lora(tiny_bert())},
+    "LoRA, accumulation": {"model": lambda: lora(tiny_bert()), "gradient_accumulation_steps": 4},
+    "NEFTune": {"model": tiny_gpt2, "rows": language_rows, "neftune_noise_alpha": 5.0},
+    "BatchNorm, numpy and Python randomness": {"model": NormalizedClassifier, "gradient_accumulation_steps": 4},
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_replayed_loss_is_the_recorded_loss(case: str, arguments: Any) -> None:
+    settings = dict(CASES[case])
+    model = settings.pop("model", tiny_bert)()
+    rows = settings.pop("rows", classification_rows)()
+    compute_loss_func = settings.pop("compute_loss_func", None)
+    args = arguments(num_train_epochs=1, max_steps=-1, **settings)
+    trainer = ReplayChecked(model=model, args=args, train_dataset=rows, compute_loss_func=compute_loss_func)
+    trainer.train()
+    accumulated = args.gradient_accumulation_steps == 4
+    assert [count for *_, count in trainer.windows] == ([4, 4, 2] if accumulated else [1] * 10)
+    assert [recorded for recorded, *_ in trainer.windows] == [replayed for _, replayed, _ in trainer.windows]
+    assert len({recorded for recorded, *_ in trainer.windows}) == len(trainer.windows)
+    assert trainer.line_search_optimizer.counts["trials"] > 0
+
+
+def test_replay_differs_when_the_parameters_do(arguments: Any) -> None:
+    trainer = ReplayChecked(model=tiny_bert(), args=arguments(), train_dataset=classification_rows())
+    trainer.train()
+    closure = trainer._closure
+    assert float(closure()) != float(closure.loss)
+
+
+def test_the_random_stream_is_that_of_a_run_without_trials(arguments: Any) -> None:
+    """Dropout of the later steps and the order of the data do not depend on how many trials there were."""
+    drawn = []
+    for settings in ("max_trials=1", "max_trials=50,shrink=0.9,interpolate=false,init_step_size=10"):
+        args = arguments(optim_args=f"search_every_step=true,{settings}")
+        trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
+        trainer.train()
+        drawn.append((trainer.line_search_optimizer.counts["trials"], torch.rand(3), random.random(), np.random.rand()))
+    (few, *first), (many, *second) = drawn
+    assert few < many
+    assert torch.equal(first[0], second[0])
+    assert first[1:] == second[1:]
