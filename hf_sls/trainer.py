@@ -12,7 +12,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,13 @@ logger = logging.getLogger(__name__)
 _DEFAULT_LEARNING_RATE = 5e-5
 _MISSING = object()
 
+if TYPE_CHECKING:
+    from transformers import Trainer as _Base
+else:
+    _Base = object
 
-class LineSearchTrainerMixin:
+
+class LineSearchTrainerMixin(_Base):
     """Makes any Trainer subclass work with the line-search optimizers; put it first among the bases.
 
     With a stock `optim` every method passes through, and the Trainer is what it was. With a line search,
@@ -51,8 +56,6 @@ class LineSearchTrainerMixin:
 
     _attributes_kept_in_trials = ("_metrics", "_total_train_tokens")
 
-    args: TrainingArguments
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._closure: LossClosure | None = None
         self._closure_step = -1
@@ -70,7 +73,7 @@ class LineSearchTrainerMixin:
         """Return the line-search class and its arguments for its `optim` names, else what the Trainer returns."""
         if is_line_search(args.optim):
             return optimizer_class_and_kwargs(args)
-        return super().get_optimizer_cls_and_kwargs(args, model)  # type: ignore[misc]
+        return super().get_optimizer_cls_and_kwargs(args, model)
 
     def _wants_line_search(self) -> bool:
         if self.optimizer is not None:
@@ -128,9 +131,9 @@ class LineSearchTrainerMixin:
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """Create the scheduler of the arguments, or with a line search the constant one, which changes nothing."""
         if self.line_search_optimizer is None:
-            return super().create_scheduler(num_training_steps, optimizer)  # type: ignore[misc]
+            return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
-            self.lr_scheduler = get_scheduler("constant", optimizer=optimizer or self.optimizer)
+            self.lr_scheduler: Any = get_scheduler("constant", optimizer=optimizer or self.optimizer)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -139,7 +142,7 @@ class LineSearchTrainerMixin:
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Run forward and backward as the Trainer does; with a line search also record them and arm the optimizer."""
         optimizer = self.line_search_optimizer
-        step = super().training_step  # type: ignore[misc]
+        step = super().training_step
         if optimizer is None:
             return step(model, inputs, *args, **kwargs)
 
@@ -167,7 +170,7 @@ class LineSearchTrainerMixin:
     def _prepare_inputs(self, inputs: Any) -> Any:
         if self._replayed_inputs is not None:
             return copy.copy(next(self._replayed_inputs))
-        prepared = super()._prepare_inputs(inputs)  # type: ignore[misc]
+        prepared = super()._prepare_inputs(inputs)
         if self._recorded_inputs is not None:
             self._recorded_inputs.append(copy.copy(prepared))
         return prepared
@@ -186,7 +189,7 @@ class LineSearchTrainerMixin:
             yield
 
     def create_accelerator_and_postprocess(self) -> None:
-        super().create_accelerator_and_postprocess()  # type: ignore[misc]
+        super().create_accelerator_and_postprocess()
         self.accelerator.clip_grad_norm_ = self._undoing_clipping_in_slope(self.accelerator.clip_grad_norm_)
 
     def _undoing_clipping_in_slope(self, clip_grad_norm_: Callable[..., Any]) -> Callable[..., Any]:
@@ -206,12 +209,12 @@ class LineSearchTrainerMixin:
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self._counts_at_last_log = None
-        return super().train(*args, **kwargs)  # type: ignore[misc]
+        return super().train(*args, **kwargs)
 
     def _get_learning_rate(self) -> float:
         optimizer = self.line_search_optimizer
         if optimizer is None:
-            return super()._get_learning_rate()  # type: ignore[misc]
+            return super()._get_learning_rate()
         return optimizer.param_groups[0]["step_size"]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -228,7 +231,7 @@ class LineSearchTrainerMixin:
                 self._counts_at_last_log = counts
             elif "train_loss" in logs:
                 logs["train_forward_passes_per_step"] = 1 + counts["trials"] / max(counts["steps"], 1)
-        super().log(logs, *args, **kwargs)  # type: ignore[misc]
+        super().log(logs, *args, **kwargs)
 
 
 class SLSTrainer(LineSearchTrainerMixin, Trainer):

@@ -6,7 +6,7 @@ search (`cadence`) and which groups one search moves (`partition`). The named op
 """
 
 from .backtracking import Backtracking, SearchResult
-from .cadence import Adaptive, Cadence, EveryStep
+from .cadence import Adaptive, Budget, Cadence, EveryStep
 from .criterion import Armijo, Criterion, Line
 from .direction import Adam, Direction, Gradient
 from .family import SGDSLS, AdamSLS
@@ -25,6 +25,7 @@ __all__ = [
     "Adaptive",
     "Armijo",
     "Backtracking",
+    "Budget",
     "Cadence",
     "Criterion",
     "Direction",

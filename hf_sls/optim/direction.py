@@ -6,7 +6,6 @@ direction is `p = -u`, and the slope of the mini-batch loss along it is `s = <g,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -25,21 +24,19 @@ class Direction(Protocol):
         """Return the moments of one parameter before its first step."""
         ...
 
-    def accumulate(self, gradients: Sequence[Tensor], states: Sequence[dict[str, Any]]) -> None:
+    def accumulate(self, gradients: list[Tensor], states: list[dict[str, Any]]) -> None:
         """Fold the gradients into the moments, in place."""
         ...
 
-    def applied(self, gradients: Sequence[Tensor], states: Sequence[dict[str, Any]]) -> list[Tensor]:
+    def applied(self, gradients: list[Tensor], states: list[dict[str, Any]]) -> list[Tensor]:
         """Return the update that the step takes (d in the papers)."""
         ...
 
-    def searched(
-        self, gradients: Sequence[Tensor], states: Sequence[dict[str, Any]], applied: list[Tensor]
-    ) -> list[Tensor]:
+    def searched(self, gradients: list[Tensor], states: list[dict[str, Any]], applied: list[Tensor]) -> list[Tensor]:
         """Return the update that the search tries (p in the papers): `applied` itself, or another one."""
         ...
 
-    def steepest(self, gradients: Sequence[Tensor], states: Sequence[dict[str, Any]]) -> list[Tensor]:
+    def steepest(self, gradients: list[Tensor], states: list[dict[str, Any]]) -> list[Tensor]:
         """Return an update of positive slope for any gradient other than zero, for when `searched` has none."""
         ...
 
@@ -51,18 +48,16 @@ class Gradient:
     def new_state(self, parameter: Tensor) -> dict[str, Any]:
         return {}
 
-    def accumulate(self, gradients: Sequence[Tensor], states: Sequence[dict[str, Any]]) -> None:
+    def accumulate(self, gradients: list[Tensor], states: list[dict[str, Any]]) -> None:
         return
 
-    def applied(self, gradients: Sequence[Tensor], states: Sequence[dict[str, Any]]) -> list[Tensor]:
+    def applied(self, gradients: list[Tensor], states: list[dict[str, Any]]) -> list[Tensor]:
         return list(gradients)
 
-    def searched(
-        self, gradients: Sequence[Tensor], states: Sequence[dict[str, Any]], applied: list[Tensor]
-    ) -> list[Tensor]:
+    def searched(self, gradients: list[Tensor], states: list[dict[str, Any]], applied: list[Tensor]) -> list[Tensor]:
         return applied
 
-    def steepest(self, gradients: Sequence[Tensor], states: Sequence[dict[str, Any]]) -> list[Tensor]:
+    def steepest(self, gradients: list[Tensor], states: list[dict[str, Any]]) -> list[Tensor]:
         return list(gradients)
 
 
@@ -97,7 +92,7 @@ class Adam:
             "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
         }
 
-    def accumulate(self, gradients: Sequence[Tensor], states: Sequence[dict[str, Any]]) -> None:
+    def accumulate(self, gradients: list[Tensor], states: list[dict[str, Any]]) -> None:
         beta1, beta2 = self.betas
         exp_avg_sq = [state["exp_avg_sq"] for state in states]
         torch._foreach_add_([state["step"] for state in states], 1.0)
@@ -105,20 +100,18 @@ class Adam:
         torch._foreach_mul_(exp_avg_sq, beta2)
         torch._foreach_addcmul_(exp_avg_sq, gradients, gradients, 1 - beta2)
 
-    def applied(self, gradients: Sequence[Tensor], states: Sequence[dict[str, Any]]) -> list[Tensor]:
+    def applied(self, gradients: list[Tensor], states: list[dict[str, Any]]) -> list[Tensor]:
         updates = self._preconditioned([state["exp_avg"] for state in states], states)
         torch._foreach_div_(updates, [1 - self.betas[0] ** _step(state) for state in states])
         return updates
 
-    def searched(
-        self, gradients: Sequence[Tensor], states: Sequence[dict[str, Any]], applied: list[Tensor]
-    ) -> list[Tensor]:
+    def searched(self, gradients: list[Tensor], states: list[dict[str, Any]], applied: list[Tensor]) -> list[Tensor]:
         return applied if self.search == "momentum" else self.steepest(gradients, states)
 
-    def steepest(self, gradients: Sequence[Tensor], states: Sequence[dict[str, Any]]) -> list[Tensor]:
+    def steepest(self, gradients: list[Tensor], states: list[dict[str, Any]]) -> list[Tensor]:
         return self._preconditioned(gradients, states)
 
-    def _preconditioned(self, vectors: Sequence[Tensor], states: Sequence[dict[str, Any]]) -> list[Tensor]:
+    def _preconditioned(self, vectors: list[Tensor], states: list[dict[str, Any]]) -> list[Tensor]:
         """Return `vectors / (sqrt(v^) + eps)`."""
         updates = torch._foreach_sqrt([state["exp_avg_sq"] for state in states])
         torch._foreach_div_(updates, [(1 - self.betas[1] ** _step(state)) ** 0.5 for state in states])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from .backtracking import Backtracking
-from .cadence import Adaptive, Cadence, EveryStep
+from .cadence import Budget, EveryStep
 from .criterion import Armijo
 from .direction import Adam, Gradient, SearchDirection
 from .initial_step import LastStep
@@ -30,7 +32,10 @@ class SGDSLS(LineSearchOptimizer):
         growth: factor from one search to the next (gamma^(1/n)), at least 1.
         max_trials: the most step sizes tried in one search.
         interpolate: shrink a rejected step by interpolation, at least by `shrink`.
-        search_every_step: search on every step; otherwise as often as the step size moves (`Adaptive`).
+        lower_bound: the least value the loss can take, 0 for cross-entropy; steps that no such loss can pass are not
+            tried.
+        search_rate: trials that a step may cost on average (`Budget`); `inf` searches on every step.
+        search_credit: trials allowed beyond `search_rate`, for the first searches.
         weight_decay: decoupled weight decay, times the step size taken.
     """
 
@@ -43,7 +48,9 @@ class SGDSLS(LineSearchOptimizer):
         growth: float = 2 ** (1 / 500),
         max_trials: int = 100,
         interpolate: bool = False,
-        search_every_step: bool = True,
+        lower_bound: float = -inf,
+        search_rate: float = inf,
+        search_credit: float = 10.0,
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(
@@ -51,8 +58,8 @@ class SGDSLS(LineSearchOptimizer):
             direction=Gradient(),
             criterion=Armijo(c),
             initial_step=LastStep(init_step_size, growth),
-            backtracking=Backtracking(shrink, max_trials, interpolate),
-            cadence=_cadence(search_every_step),
+            backtracking=Backtracking(shrink, max_trials, interpolate, lower_bound=lower_bound),
+            cadence=EveryStep() if search_rate == inf else Budget(search_credit, search_rate),
             weight_decay=weight_decay,
         )
 
@@ -75,7 +82,10 @@ class AdamSLS(LineSearchOptimizer):
         growth: factor from one search to the next (gamma^(1/n)), at least 1.
         max_trials: the most step sizes tried in one search.
         interpolate: shrink a rejected step by interpolation, at least by `shrink`.
-        search_every_step: search on every step; otherwise as often as the step size moves (`Adaptive`).
+        lower_bound: the least value the loss can take, 0 for cross-entropy; steps that no such loss can pass are not
+            tried.
+        search_rate: trials that a step may cost on average (`Budget`); `inf` searches on every step.
+        search_credit: trials allowed beyond `search_rate`, for the first searches.
         weight_decay: decoupled weight decay, times the step size taken.
     """
 
@@ -91,7 +101,9 @@ class AdamSLS(LineSearchOptimizer):
         growth: float = 2 ** (1 / 500),
         max_trials: int = 100,
         interpolate: bool = False,
-        search_every_step: bool = True,
+        lower_bound: float = -inf,
+        search_rate: float = inf,
+        search_credit: float = 10.0,
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(
@@ -99,11 +111,7 @@ class AdamSLS(LineSearchOptimizer):
             direction=Adam(betas, eps, search_direction),
             criterion=Armijo(c),
             initial_step=LastStep(init_step_size, growth),
-            backtracking=Backtracking(shrink, max_trials, interpolate),
-            cadence=_cadence(search_every_step),
+            backtracking=Backtracking(shrink, max_trials, interpolate, lower_bound=lower_bound),
+            cadence=EveryStep() if search_rate == inf else Budget(search_credit, search_rate),
             weight_decay=weight_decay,
         )
-
-
-def _cadence(search_every_step: bool) -> Cadence:
-    return EveryStep() if search_every_step else Adaptive()

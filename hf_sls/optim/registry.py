@@ -9,16 +9,19 @@ from .optimizer import LineSearchOptimizer, Params
 
 OPTIMIZERS: dict[str, type[LineSearchOptimizer]] = {"adam_sls": AdamSLS, "sgd_sls": SGDSLS}
 
+_FEW_TRIALS = {
+    "growth": 1.2,
+    "shrink": 0.5,
+    "max_trials": 20,
+    "interpolate": True,
+    "lower_bound": 0.0,
+    "search_rate": 0.1,
+    "search_credit": 12.0,
+}
+
 RECOMMENDED: dict[str, dict[str, Any]] = {
-    "adam_sls": {
-        "search_direction": "momentum",
-        "c": 0.5,
-        "growth": 1.1,
-        "interpolate": True,
-        "max_trials": 20,
-        "search_every_step": False,
-    },
-    "sgd_sls": {"growth": 1.1, "interpolate": True, "max_trials": 20, "search_every_step": False},
+    "adam_sls": {"search_direction": "momentum", "c": 0.5, **_FEW_TRIALS},
+    "sgd_sls": {"init_step_size": 1.0, **_FEW_TRIALS},
 }
 """Where `optim=` departs from the published defaults of the class; docs/choosing.md has the evidence."""
 

@@ -1,0 +1,238 @@
+"""Fine-tune a sequence-classification model on a GLUE task, with a line search or any optimizer of transformers.
+
+    python glue_scripts/run_glue.py --task_name sst2 --model_name_or_path bert-base-uncased --output_dir out
+
+Takes the arguments of `TrainingArguments` beside those below, on the command line or as one JSON file. Data comes from
+the Hub, or from `--data_dir`; training, evaluation and prediction are switched by `--no_do_train`, `--no_do_eval` and
+`--do_predict`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import transformers
+from tasks import HUB_DATASET, Task, get_task, load_task, official_metric
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    EvalPrediction,
+    HfArgumentParser,
+    set_seed,
+)
+
+from hf_sls import SLSTrainer, SLSTrainingArguments
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class ModelArguments:
+    """Which model to fine-tune."""
+
+    model_name_or_path: str = field(metadata={"help": "Model on the Hub, or a directory."})
+    config_name: str | None = field(default=None, metadata={"help": "Configuration, if not that of the model."})
+    tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer, if not that of the model."})
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where to keep downloads."})
+
+
+@dataclass
+class DataArguments:
+    """Which data to fine-tune on."""
+
+    task_name: str = field(metadata={"help": "cola, mnli, mrpc, qnli, qqp, rte, sst2, stsb or wnli."})
+    data_dir: str | None = field(
+        default=None,
+        metadata={"help": "Directory with train and validation files (parquet, csv, json, tsv); else from the Hub."},
+    )
+    max_seq_length: int = field(default=256, metadata={"help": "Tokens after which an example is cut."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many examples."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first so many examples."})
+    max_predict_samples: int | None = field(default=None, metadata={"help": "Predict the first so many examples."})
+
+    def __post_init__(self) -> None:
+        get_task(self.task_name)
+        for name in ("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} is not allowed: an integer of at least 1 is needed.")
+
+
+@dataclass
+class GlueTrainingArguments(SLSTrainingArguments):
+    """`SLSTrainingArguments` that train and evaluate unless told otherwise, and log every step."""
+
+    do_train: bool = field(default=True, metadata={"help": "Whether to train."})
+    do_eval: bool = field(default=True, metadata={"help": "Whether to evaluate on the validation split."})
+    logging_steps: float = field(default=1, metadata={"help": "Log every so many steps."})
+
+
+def main() -> None:
+    """Run the script."""
+    model_args, data_args, args = parse_arguments()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    logger.setLevel(args.get_process_log_level())
+    transformers.utils.logging.set_verbosity(args.get_process_log_level())
+    set_seed(args.seed)
+
+    # 1. Data
+    task = get_task(data_args.task_name)
+    with args.main_process_first(desc="loading the data"):
+        raw = load_task(task, data_args.data_dir, wanted_splits(task, args), model_args.cache_dir)
+
+    # 2. Model
+    common = {"cache_dir": model_args.cache_dir, "revision": model_args.model_revision}
+    config = AutoConfig.from_pretrained(
+        model_args.config_name or model_args.model_name_or_path,
+        finetuning_task=task.name,
+        **label_settings(task),
+        **common,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or model_args.model_name_or_path, **common)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        model_args.model_name_or_path, config=config, ignore_mismatched_sizes=True, **common
+    )
+
+    # 3. Preprocessing
+    max_length = min(data_args.max_seq_length, tokenizer.model_max_length)
+
+    def tokenize(rows: dict[str, Any]) -> dict[str, Any]:
+        texts = [rows[column] for column in task.columns]
+        return dict(tokenizer(*texts, truncation=True, max_length=max_length))
+
+    def prepared(split: str, max_samples: int | None) -> datasets.Dataset:
+        rows = raw[split] if max_samples is None else raw[split].select(range(min(max_samples, len(raw[split]))))
+        return rows.map(tokenize, batched=True, remove_columns=list(task.columns), desc=f"Tokenizing {split}")
+
+    with args.main_process_first(desc="tokenizing"):
+        train_rows = prepared("train", data_args.max_train_samples) if args.do_train else None
+        eval_rows = {s: prepared(s, data_args.max_eval_samples) for s in raw if s in task.evaluation_splits}
+        test_rows = {s: prepared(s, data_args.max_predict_samples) for s in raw if s in task.test_splits}
+
+    # 4. Trainer
+    trainer = SLSTrainer(
+        model=model,
+        args=args,
+        train_dataset=train_rows,
+        eval_dataset=next(iter(eval_rows.values()), None),
+        compute_metrics=metric_function(task, official_metric(task, model_args.cache_dir)),
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer),
+    )
+
+    # 5. Training
+    if args.do_train:
+        assert train_rows is not None
+        result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(args))
+        metrics = {**result.metrics, "train_samples": len(train_rows), "final_train_loss": final_loss(trainer)}
+        trainer.save_model()
+        trainer.log_metrics("train", metrics)
+        trainer.save_metrics("train", metrics)
+        trainer.save_state()
+
+    # 6. Evaluation
+    if args.do_eval:
+        metrics = {}
+        for split, rows in eval_rows.items():
+            prefix = "eval_mm" if split == "validation_mismatched" else "eval"
+            metrics.update(trainer.evaluate(eval_dataset=rows, metric_key_prefix=prefix))
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+
+    # 7. Prediction
+    for split, rows in test_rows.items():
+        predictions = predicted(task, trainer.predict(rows, metric_key_prefix="predict").predictions)
+        if trainer.is_world_process_zero():
+            write_predictions(Path(args.output_dir) / f"predict_{task.name}_{split}.tsv", task, predictions)
+
+    # 8. Model card and Hub
+    card = {
+        "finetuned_from": model_args.model_name_or_path,
+        "tasks": "text-classification",
+        "language": "en",
+        "dataset_tags": HUB_DATASET.split("/")[-1],
+        "dataset_args": task.name,
+        "dataset": f"GLUE {task.name.upper()}",
+    }
+    if args.push_to_hub:
+        trainer.push_to_hub(**card)
+    else:
+        trainer.create_model_card(**card)
+
+
+def parse_arguments() -> tuple[ModelArguments, DataArguments, GlueTrainingArguments]:
+    """Read the command line, or the one JSON file that it names."""
+    parser = HfArgumentParser((ModelArguments, DataArguments, GlueTrainingArguments))
+    if len(sys.argv) == 2 and sys.argv[1].endswith(".json"):
+        return parser.parse_json_file(json_file=sys.argv[1])
+    return parser.parse_args_into_dataclasses()
+
+
+def wanted_splits(task: Task, args: GlueTrainingArguments) -> list[str]:
+    """Return the splits that the run needs."""
+    splits = ["train"] if args.do_train else []
+    splits += task.evaluation_splits if args.do_eval or args.eval_strategy != "no" else []
+    splits += task.test_splits if args.do_predict else []
+    return splits
+
+
+def label_settings(task: Task) -> dict[str, Any]:
+    """Return what the model configuration says about the labels."""
+    if task.is_regression:
+        return {"num_labels": 1, "problem_type": "regression"}
+    return {
+        "id2label": dict(enumerate(task.labels)),
+        "label2id": {name: i for i, name in enumerate(task.labels)},
+    }
+
+
+def predicted(task: Task, logits: Any) -> np.ndarray:
+    """Return label ids, or numbers for regression, from the output of the model."""
+    logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)
+    return logits.squeeze(-1) if task.is_regression else logits.argmax(axis=-1)
+
+
+def metric_function(
+    task: Task, metric: Callable[[np.ndarray, np.ndarray], dict[str, float]]
+) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Return the function that the Trainer computes metrics with."""
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        return metric(predicted(task, prediction.predictions), np.asarray(prediction.label_ids))
+
+    return compute
+
+
+def checkpoint_to_resume(args: GlueTrainingArguments) -> str | bool | None:
+    """Return the checkpoint that `--resume_from_checkpoint` means: a path, or `true` for the last one."""
+    if args.resume_from_checkpoint is None:
+        return None
+    lowered = str(args.resume_from_checkpoint).lower()
+    return lowered == "true" if lowered in ("true", "false") else str(args.resume_from_checkpoint)
+
+
+def final_loss(trainer: SLSTrainer) -> float:
+    """Return the mean training loss over the last twentieth of the logged steps (the last 4 of 80)."""
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return float(np.mean(losses[-max(1, len(losses) // 20) :])) if losses else float("nan")
+
+
+def write_predictions(path: Path, task: Task, predictions: np.ndarray) -> None:
+    """Write one line for each example: its index and its predicted label."""
+    names = predictions if task.is_regression else [task.labels[i] for i in predictions]
+    lines = [f"{index}\t{name}\n" for index, name in enumerate(names)]
+    path.write_text("index\tprediction\n" + "".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
