@@ -9,12 +9,14 @@ from typing import Literal
 from ._validation import check_integer, check_range
 from .criterion import Line
 
+_SAFETY = 0.9
+
 Outcome = Literal["accepted", "exhausted", "unresolvable"]
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """How a search ended: the last step size tried, the loss there, and how many were tried."""
+    """How a search ended: its last step size, the loss of the last trial (NaN if none), and the number of trials."""
 
     step_size: float
     loss: float
@@ -28,7 +30,8 @@ class Backtracking:
 
     Without interpolation a rejected step is multiplied by `shrink`, as published. With interpolation the next step is
     where the parabola through `f(w)`, the slope and the rejected loss meets the line of acceptance (Nocedal and Wright,
-    Numerical Optimization, section 3.5), kept between `max_shrink` and `shrink` times the rejected step.
+    Numerical Optimization, section 3.5), less a tenth so that rounding does not decide, and between `max_shrink` and
+    `shrink` times the rejected step.
 
     The search ends without a step when `max_trials` steps were rejected, or when the decrease that the slope still
     promises is below `resolution`, the rounding of the loss: below it, accepting or rejecting would follow noise.
@@ -74,25 +77,26 @@ class Backtracking:
             resolution: the smallest difference of two losses that means anything.
         """
         if loss >= self.lower_bound:
-            step_size = min(step_size, (line.intercept - self.lower_bound) / line.rate)
-        for trials in range(1, self.max_trials + 1):
-            trial_loss = phi(step_size)
-            if line.accepts(step_size, trial_loss):
-                return SearchResult(step_size, trial_loss, trials, "accepted")
+            step_size = min(step_size, line.reach(self.lower_bound))
+        trial_loss = float("nan")
+        for trials in range(self.max_trials):
             if step_size * slope <= resolution:
                 return SearchResult(step_size, trial_loss, trials, "unresolvable")
-            last_step_size, step_size = step_size, self._shrunk(step_size, trial_loss, line, loss, slope)
-        return SearchResult(last_step_size, trial_loss, trials, "exhausted")
+            trial_loss = phi(step_size)
+            if line.accepts(step_size, trial_loss):
+                return SearchResult(step_size, trial_loss, trials + 1, "accepted")
+            rejected, step_size = step_size, self._shrunk(step_size, trial_loss, line, loss, slope)
+        return SearchResult(rejected, trial_loss, self.max_trials, "exhausted")
 
     def _shrunk(self, step_size: float, trial_loss: float, line: Line, loss: float, slope: float) -> float:
         if not self.interpolate:
             return self.shrink * step_size
         crossing = _parabola_crossing(step_size, trial_loss, line, loss, slope)
-        return min(max(crossing, self.max_shrink * step_size), self.shrink * step_size)
+        return min(max(_SAFETY * crossing, self.max_shrink * step_size), self.shrink * step_size)
 
 
 def _parabola_crossing(step_size: float, trial_loss: float, line: Line, loss: float, slope: float) -> float:
-    """Return where `f - s eta + q eta^2` meets `a - b eta`, `q` such that the parabola passes the rejected trial."""
+    """Return where `f - s eta + q eta^2`, `q` such that it passes the rejected trial, meets the line `a - b eta`."""
     curvature = (trial_loss - loss + slope * step_size) / step_size**2
     if not 0 < curvature < float("inf"):
         return 0.0

@@ -286,34 +286,35 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             return SearchReport("no_slope", move.step_size, loss=loss, slope=slope)
 
         memory = move.memory
+        start = self.initial_step.start(loss, slope, move.step_size, memory["initial_step"])
         with Trials(closure, move.parameters, searched, random_state) as trials:
             result = self.backtracking.search(
                 phi=trials.loss_at,
                 line=self.criterion.line(loss, slope, memory["criterion"]),
                 loss=loss,
                 slope=slope,
-                step_size=self.initial_step.start(loss, slope, move.step_size, memory["initial_step"]),
+                step_size=start,
                 resolution=resolution,
             )
             accepted = result.outcome == "accepted"
             trials.keep = accepted and searched is applied and not any(move.weight_decays)
         if accepted and not trials.keep:
             move.take(applied, result.step_size)
+
+        backtracks = result.trials - accepted
+        memory = {**memory, "initial_step": self.initial_step.searched(backtracks, memory["initial_step"])}
         if accepted:
-            memory = {
-                **memory,
-                "criterion": self.criterion.accepted(loss, slope, result.loss, memory["criterion"]),
-                "initial_step": self.initial_step.searched(result.trials - 1, memory["initial_step"]),
-                "cadence": self.cadence.searched(result.step_size, result.trials, memory["cadence"]),
-            }
-        step_size = move.step_size if result.outcome == "unresolvable" else result.step_size
+            memory["criterion"] = self.criterion.accepted(loss, slope, result.loss, memory["criterion"])
+            memory["cadence"] = self.cadence.searched(result.step_size, result.trials, memory["cadence"])
+        gave_up_after_rejections = result.outcome == "unresolvable" and result.trials > 0
+        step_size = move.step_size if gave_up_after_rejections else result.step_size
         for group in move.groups:
             group.update(step_size=step_size, line_search=memory)
         return SearchReport(
             outcome=result.outcome,
             step_size=step_size,
             trials=result.trials,
-            backtracks=result.trials - accepted,
+            backtracks=backtracks,
             loss=loss,
             loss_decrease=loss - result.loss if accepted else float("nan"),
             slope=slope,

@@ -1,0 +1,151 @@
+"""Step sizes that can be computed by hand, and the inequality that every accepted step has to satisfy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_sls.optim import SGDSLS, Adam, AdamSLS, Armijo, Backtracking, Budget, Line, LineSearchOptimizer
+
+from ..members import MEMBERS
+from ..problems import Network, Transformer, snapshot
+
+curvatures = st.floats(0.01, 1000)
+shares = st.floats(0.05, 0.95)
+
+
+def quadratic(curvature: float) -> tuple[torch.Tensor, Any]:
+    """Return w and the closure of `f(w) = curvature / 2 * ||w||^2`, along whose gradient Armijo accepts exactly the
+    step sizes up to `2 (1 - c) / curvature`.
+    """
+    w = torch.tensor([3.0, -4.0], dtype=torch.float64, requires_grad=True)
+    return w, lambda: curvature / 2 * w.square().sum()
+
+
+@settings(max_examples=60, deadline=None)
+@given(curvature=curvatures, c=shares, shrink=st.floats(0.3, 0.95))
+def test_geometric_backtracking_accepts_the_first_step_below_the_armijo_limit(
+    curvature: float, c: float, shrink: float
+) -> None:
+    w, closure = quadratic(curvature)
+    optimizer = SGDSLS([w], init_step_size=1.0, c=c, shrink=shrink, max_trials=1000)
+    optimizer.step(closure)
+    limit = 2 * (1 - c) / curvature
+    backtracks = max(0, math.ceil(math.log(limit) / math.log(shrink)))
+    report = optimizer.last_report
+    assert abs(report.backtracks - backtracks) <= 1
+    assert report.step_size == pytest.approx(shrink**report.backtracks)
+    assert report.step_size <= limit * (1 + 1e-9)
+    assert report.backtracks == 0 or report.step_size / shrink > limit * (1 - 1e-9)
+    assert report.slope == pytest.approx(curvature**2 * 25)
+    assert w.detach().tolist() == pytest.approx(
+        [3 * (1 - report.step_size * curvature), -4 * (1 - report.step_size * curvature)]
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(curvature=curvatures, c=shares)
+def test_interpolation_finds_the_armijo_limit_of_a_quadratic_in_two_trials(curvature: float, c: float) -> None:
+    w, closure = quadratic(curvature)
+    limit = 2 * (1 - c) / curvature
+    optimizer = SGDSLS([w], init_step_size=5 * limit, c=c, interpolate=True, shrink=0.99)
+    optimizer.step(closure)
+    assert optimizer.last_report.trials == 2
+    assert optimizer.last_report.step_size == pytest.approx(0.9 * limit)
+
+
+@pytest.mark.parametrize(("c", "lower_bound", "first_tried"), [(0.5, 0.0, 1.0), (0.25, 0.0, 2.0), (0.5, -1.0, 3.0)])
+def test_no_step_is_tried_that_no_loss_could_pass(c: float, lower_bound: float, first_tried: float) -> None:
+    """At loss 0.5 and slope 1, a nonnegative loss can fall by 0.5 at the most, so `eta <= 0.5 / c`."""
+    tried = []
+    Backtracking(lower_bound=lower_bound).search(
+        lambda eta: tried.append(eta) or 10.0, Armijo(c).line(0.5, 1.0, {}), 0.5, 1.0, 6.0
+    )
+    assert tried[0] == pytest.approx(first_tried)
+
+
+def test_interpolation_meets_a_line_above_the_loss() -> None:
+    """`1 - eta + eta^2` meets `2 - 0.5 eta` at `(0.5 + sqrt(0.25 + 4)) / 2`."""
+    tried = []
+
+    def phi(eta: float) -> float:
+        tried.append(eta)
+        return 1 - eta + eta**2
+
+    result = Backtracking(shrink=0.99, interpolate=True).search(phi, Line(2.0, 0.5), 1.0, 1.0, 10.0)
+    assert tried[1] == pytest.approx(0.9 * (0.5 + math.sqrt(4.25)) / 2)
+    assert result.trials == 2
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+@pytest.mark.parametrize("problem", [Network, Transformer])
+def test_every_accepted_step_satisfies_armijo(member: str, problem: Any) -> None:
+    model = problem()
+    optimizer = MEMBERS[member](model.parameters())
+    c = optimizer.criterion.c
+    accepted = 0
+    for closure in model.closures(30):
+        loss = optimizer.step(closure)
+        report = optimizer.last_report
+        if report.outcome == "accepted":
+            accepted += 1
+            assert report.loss == float(loss)
+            assert report.slope > 0
+            assert report.loss_decrease >= c * report.step_size * report.slope
+            if member != "AdamSLS" and _descends(optimizer):
+                assert float(loss) - float(closure()) == pytest.approx(report.loss_decrease, rel=1e-9, abs=1e-12)
+    assert accepted >= 5
+
+
+def _descends(optimizer: LineSearchOptimizer) -> bool:
+    """Whether the direction applied is one of descent; where it is not, the gradient has been searched instead."""
+    if not isinstance(optimizer.direction, Adam):
+        return True
+    moments = optimizer.state
+    return sum(float((p.grad * moments[p]["exp_avg"] / moments[p]["exp_avg_sq"].sqrt()).sum()) for p in moments) > 0
+
+
+def test_slope_of_adam_is_the_derivative_of_the_loss_along_its_step() -> None:
+    model = Network()
+    optimizer = AdamSLS(model.parameters(), search_direction="momentum", init_step_size=1e-7)
+    for closure in model.closures(5):
+        optimizer.step(closure)
+        report = optimizer.last_report
+        assert report.loss_decrease / report.step_size == pytest.approx(report.slope, rel=1e-4)
+
+
+def test_gradient_search_tests_the_gradient_and_applies_adam() -> None:
+    """Kenneweg 2023: after the first step the point taken is not the point tested."""
+    model = Network()
+    optimizer = AdamSLS(model.parameters(), init_step_size=1e-3)
+    first, second = model.closures(2)
+    optimizer.step(first)
+    before = snapshot(model)
+    state = {p: {name: value.clone() for name, value in moments.items()} for p, moments in optimizer.state.items()}
+    optimizer.step(second)
+    report = optimizer.last_report
+    for parameter, old in zip(model.parameters(), before):
+        gradient = parameter.grad
+        exp_avg = 0.9 * state[parameter]["exp_avg"] + 0.1 * gradient
+        exp_avg_sq = 0.999 * state[parameter]["exp_avg_sq"] + 0.001 * gradient**2
+        denominator = (exp_avg_sq / (1 - 0.999**2)).sqrt() + 1e-8
+        expected = old - report.step_size * exp_avg / (1 - 0.9**2) / denominator
+        torch.testing.assert_close(parameter.detach(), expected)
+
+
+@pytest.mark.parametrize(("credit", "rate"), [(0.0, 0.1), (5.0, 0.25), (12.0, 0.1)])
+def test_budget_bounds_the_trials(credit: float, rate: float) -> None:
+    cadence, memory, trials = Budget(credit, rate), Budget(credit, rate).new_memory(), 0
+    for step in range(1, 200):
+        if cadence.due(memory):
+            trials += 3
+            memory = cadence.searched(0.1, 3, memory)
+        else:
+            memory = cadence.skipped(memory)
+        assert trials < credit + rate * step + 3
+    assert trials >= credit + rate * 200 - 3

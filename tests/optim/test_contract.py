@@ -1,0 +1,421 @@
+"""What every member promises: exact undo, exact random state, clear refusals, exact resume."""
+
+from __future__ import annotations
+
+import io
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from hf_sls.optim import OPTIMIZERS, Armijo, Gradient, LineSearchOptimizer, RandomState, create_optimizer
+
+from ..members import MEMBERS
+from ..problems import Network, same, snapshot
+
+every_member = pytest.mark.parametrize("member", MEMBERS)
+
+
+@every_member
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_training_reduces_the_loss(member: str, dtype: torch.dtype) -> None:
+    model = Network(dtype=dtype)
+    optimizer = MEMBERS[member](model.parameters())
+    (whole,) = model.closures(1, batch=64)
+    before = float(whole())
+    for closure in model.closures(60):
+        optimizer.step(closure)
+    assert float(whole()) < 0.8 * before
+
+
+@every_member
+def test_an_exhausted_search_leaves_the_parameters_alone(member: str) -> None:
+    model = Network()
+    optimizer = MEMBERS[member](model.parameters(), **({} if "cadence" in member else {"max_trials": 7}))
+    before, calls = snapshot(model), []
+
+    def closure() -> torch.Tensor:
+        calls.append(None)
+        return next(model.closures(1))() + (10.0 if len(calls) > 1 else 0.0)
+
+    optimizer.step(closure)
+    report = optimizer.last_report
+    assert report.outcome in ("exhausted", "unresolvable")
+    assert 5 < report.trials == report.backtracks == len(calls) - 1
+    assert same(model, before)
+    assert optimizer.counts["skipped_steps"] == 1
+
+
+@every_member
+@pytest.mark.parametrize("raising_call", [1, 2, 3])
+def test_an_exception_in_the_closure_leaves_no_trace(member: str, raising_call: int) -> None:
+    model = Network(dropout=0.3)
+    optimizer = MEMBERS[member](model.parameters())
+    before, calls = snapshot(model), []
+    stream = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()]
+
+    def closure() -> torch.Tensor:
+        calls.append(None)
+        if len(calls) == raising_call:
+            raise KeyError("out of memory, say")
+        return next(model.closures(1))() + (10.0 if len(calls) > 1 else 0.0)
+
+    with pytest.raises(KeyError, match="out of memory"):
+        optimizer.step(closure)
+    assert same(model, before)
+    if raising_call > 1:
+        torch.set_rng_state(stream[2])
+        next(model.closures(1))()
+        expected = torch.rand(3)
+        torch.manual_seed(0)
+        optimizer_stream = RandomState.capture()
+        assert random.getstate() == stream[0]
+        assert optimizer_stream.numpy[1].tolist() == stream[1]
+        assert expected.shape == (3,)
+
+
+@every_member
+def test_the_random_stream_is_that_of_one_evaluation(member: str) -> None:
+    """Trials repeat the dropout masks of the first evaluation, and draw nothing from the stream."""
+    streams = []
+    for searching in (True, False):
+        model = Network(dropout=0.5)
+        optimizer = MEMBERS[member](model.parameters(), **({"init_step_size": 1e3} if member in OPTIMIZERS else {}))
+        torch.manual_seed(1)
+        closure = next(model.closures(1))
+        if searching:
+            optimizer.step(closure)
+            assert optimizer.last_report.trials >= 1
+        else:
+            closure()
+        streams.append(torch.rand(4))
+    assert torch.equal(*streams)
+
+
+def test_a_trial_sees_the_dropout_mask_of_the_first_evaluation() -> None:
+    masks = []
+    parameter = nn.Parameter(torch.ones(100))
+
+    def closure() -> torch.Tensor:
+        kept = nn.functional.dropout(parameter, 0.5)
+        masks.append([*(kept != 0).tolist(), random.random(), np.random.rand()])
+        return kept.square().sum()
+
+    optimizer = create_optimizer("sgd_sls", [parameter], init_step_size=1.0, lower_bound=-1.0)
+    for _ in range(3):
+        optimizer.step(closure)
+        assert len(masks) == 1 + optimizer.last_report.trials > 1
+        assert all(mask == masks[0] for mask in masks)
+        masks.clear()
+
+
+@every_member
+def test_both_step_conventions_agree(member: str) -> None:
+    alone, after = Network(dropout=0.2), Network(dropout=0.2)
+    first, second = MEMBERS[member](alone.parameters()), MEMBERS[member](after.parameters())
+    torch.manual_seed(2)
+    for closure in alone.closures(12):
+        first.step(closure)
+    torch.manual_seed(2)
+    for closure in after.closures(12):
+        state = RandomState.capture()
+        second.zero_grad()
+        loss = closure()
+        loss.backward()
+
+        def replayed(closure: Any = closure, state: RandomState = state) -> torch.Tensor:
+            state.restore()
+            return closure()
+
+        returned = second.step(replayed, loss=loss)
+        assert returned == loss
+        assert not returned.requires_grad
+    assert same(alone, snapshot(after))
+    assert first.param_groups[0]["step_size"] == second.param_groups[0]["step_size"]
+
+
+@every_member
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_loss_that_is_not_finite_takes_no_step_and_spoils_nothing(member: str, value: float) -> None:
+    model = Network()
+    optimizer = MEMBERS[member](model.parameters())
+    first, second = model.closures(2)
+    optimizer.step(first)
+    before, moments = snapshot(model), moment_sums(optimizer)
+    optimizer.step(lambda: second() * value)
+    assert optimizer.last_report.outcome == "non_finite"
+    assert same(model, before)
+    assert moment_sums(optimizer) == moments
+
+
+def moment_sums(optimizer: LineSearchOptimizer) -> list[float]:
+    return [float(moment.sum()) for state in optimizer.state.values() for moment in state.values()]
+
+
+@every_member
+def test_a_trial_loss_that_is_not_finite_is_rejected(member: str) -> None:
+    model = Network()
+    optimizer = MEMBERS[member](model.parameters())
+    calls: list[None] = []
+
+    def closure() -> torch.Tensor:
+        calls.append(None)
+        loss = next(model.closures(1))()
+        return loss * float("nan") if len(calls) == 2 else loss
+
+    optimizer.step(closure)
+    assert optimizer.last_report.outcome == "accepted"
+    assert optimizer.last_report.backtracks >= 1
+
+
+@every_member
+def test_no_gradient_takes_no_step(member: str) -> None:
+    parameter = nn.Parameter(torch.zeros(3))
+    optimizer = MEMBERS[member]([parameter])
+    optimizer.step(lambda: parameter.square().sum())
+    assert optimizer.last_report.outcome == "no_slope"
+    assert optimizer.last_report.trials == 0
+    assert torch.equal(parameter, torch.zeros(3))
+
+
+@every_member
+def test_a_decrease_below_the_rounding_of_the_loss_ends_the_search(member: str) -> None:
+    """The loss is 1e6 in fp32, its gradient tiny: whatever the step, the loss cannot tell."""
+    parameter = nn.Parameter(torch.zeros(1, dtype=torch.float32))
+    optimizer = MEMBERS[member]([parameter])
+    optimizer.step(lambda: 1e6 + 1e-6 * parameter.sum())
+    assert optimizer.last_report.outcome == "unresolvable"
+    assert optimizer.last_report.trials == 0
+    assert float(parameter.detach()) == 0.0
+
+
+@every_member
+def test_missing_gradients_are_skipped_and_frozen_parameters_stay(member: str) -> None:
+    used, unused, frozen = (nn.Parameter(torch.ones(2)) for _ in range(3))
+    frozen.requires_grad_(False)
+    optimizer = MEMBERS[member]([used, unused, frozen])
+    for _ in range(3):
+        optimizer.step(lambda: (used * frozen).square().sum())
+    assert not torch.equal(used.detach(), torch.ones(2))
+    assert torch.equal(unused.detach(), torch.ones(2))
+    assert torch.equal(frozen, torch.ones(2))
+
+
+@every_member
+def test_sparse_gradients_are_refused(member: str) -> None:
+    embedding = nn.Embedding(5, 2, sparse=True)
+    optimizer = MEMBERS[member](embedding.parameters())
+    with pytest.raises(RuntimeError, match="sparse gradients"):
+        optimizer.step(lambda: embedding(torch.tensor([1])).sum())
+
+
+def test_complex_parameters_are_refused() -> None:
+    with pytest.raises(TypeError, match="complex"):
+        create_optimizer("adam_sls", [nn.Parameter(torch.zeros(2, dtype=torch.complex64))])
+
+
+@every_member
+def test_a_step_without_a_closure_says_what_to_use(member: str) -> None:
+    optimizer = MEMBERS[member](Network().parameters())
+    with pytest.raises(RuntimeError, match=r"step\(closure\).*SLSTrainer"):
+        optimizer.step()
+
+
+@every_member
+def test_an_armed_closure_serves_one_step(member: str) -> None:
+    model = Network()
+    optimizer = MEMBERS[member](model.parameters())
+    closure = next(model.closures(1))
+    loss = closure()
+    loss.backward()
+    optimizer.arm(closure, loss)
+    optimizer.step()
+    assert optimizer.last_report.outcome == "accepted"
+    with pytest.raises(RuntimeError, match="no closure"):
+        optimizer.step()
+
+
+@every_member
+def test_gradient_scale_restores_the_slope_of_a_clipped_gradient(member: str) -> None:
+    slopes = []
+    for factor in (1.0, 0.25):
+        model = Network()
+        optimizer = MEMBERS[member](model.parameters())
+        closure = next(model.closures(1))
+        loss = closure()
+        loss.backward()
+        for parameter in model.parameters():
+            parameter.grad *= factor
+        optimizer.arm(closure, loss, gradient_scale=1 / factor)
+        optimizer.step()
+        slopes.append(optimizer.last_report.slope)
+    is_sgd = isinstance(optimizer.direction, Gradient)
+    assert slopes[1] == pytest.approx(slopes[0] * (0.25 if is_sgd else 1.0), rel=1e-5)
+
+
+@every_member
+@pytest.mark.parametrize("through", ["state dict", "torch.save", "torch.distributed.checkpoint"])
+def test_a_resumed_run_is_the_same_run(member: str, through: str) -> None:
+    unbroken, broken = Network(), Network()
+    optimizer = MEMBERS[member](unbroken.parameters(), weight_decay=0.01)
+    for closure in unbroken.closures(30):
+        optimizer.step(closure)
+
+    first = MEMBERS[member](broken.parameters(), weight_decay=0.01)
+    closures = list(broken.closures(30))
+    for closure in closures[:13]:
+        first.step(closure)
+    second = MEMBERS[member](broken.parameters(), weight_decay=0.01)
+    resume(through, broken, first, second)
+    for closure in closures[13:]:
+        second.step(closure)
+    assert same(broken, snapshot(unbroken))
+    assert second.counts == optimizer.counts
+    assert second.param_groups[0]["line_search"] == optimizer.param_groups[0]["line_search"]
+    assert second.last_report.step_size == optimizer.last_report.step_size
+
+
+def resume(through: str, model: nn.Module, old: LineSearchOptimizer, new: LineSearchOptimizer) -> None:
+    if through == "state dict":
+        new.load_state_dict(old.state_dict())
+    elif through == "torch.save":
+        file = io.BytesIO()
+        torch.save(old.state_dict(), file)
+        file.seek(0)
+        new.load_state_dict(torch.load(file, weights_only=True))
+    else:
+        from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+        model.zero_grad()
+        set_optimizer_state_dict(model, new, get_optimizer_state_dict(model, old))
+
+
+@every_member
+def test_the_state_of_another_optimizer_is_refused(member: str) -> None:
+    model = Network()
+    optimizer = MEMBERS[member](model.parameters())
+    foreign = torch.optim.AdamW(model.parameters()).state_dict()
+    with pytest.raises(ValueError, match=r"not one of .*step_size"):
+        optimizer.load_state_dict(foreign)
+    another = LineSearchOptimizer(model.parameters(), direction=Gradient(), cadence=Counting()).state_dict()
+    with pytest.raises(ValueError, match="search memory"):
+        optimizer.load_state_dict(another)
+
+
+class Counting:
+    """A cadence with a memory that no other has."""
+
+    def new_memory(self) -> dict[str, float]:
+        return {"counting": 0}
+
+    def due(self, memory: dict[str, float]) -> bool:
+        return True
+
+    def searched(self, step_size: float, trials: int, memory: dict[str, float]) -> dict[str, float]:
+        return {"counting": memory["counting"] + 1}
+
+    def skipped(self, memory: dict[str, float]) -> dict[str, float]:
+        return memory
+
+
+def test_a_step_with_lr_zero_and_no_closure_creates_state_only() -> None:
+    """Torch's state-dict functions make this call before they load a state."""
+    model = Network()
+    optimizer = create_optimizer("adam_sls", model.parameters())
+    before = snapshot(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    assert optimizer.step() is None
+    assert same(model, before)
+    assert all("exp_avg" in optimizer.state[parameter] for parameter in model.parameters())
+
+
+def test_lr_is_never_the_step() -> None:
+    finals = []
+    for lr in (1.0, 1e-9):
+        model = Network()
+        optimizer = create_optimizer("adam_sls", model.parameters())
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step, lr=lr: lr)
+        for closure in model.closures(10):
+            optimizer.step(closure)
+            scheduler.step()
+        finals.append(snapshot(model))
+    assert all(torch.equal(x, y) for x, y in zip(*finals))
+
+
+def test_a_group_added_later_joins_the_search() -> None:
+    model = Network()
+    weights = [p for p in model.parameters() if p.ndim == 2]
+    biases = [p for p in model.parameters() if p.ndim == 1]
+    optimizer = create_optimizer("adam_sls", weights, weight_decay=0.1)
+    first, second = model.closures(2)
+    optimizer.step(first)
+    step_size = optimizer.param_groups[0]["step_size"]
+    optimizer.add_param_group({"params": biases, "weight_decay": 0.0})
+    assert optimizer.param_groups[1]["step_size"] == step_size
+    before = [bias.detach().clone() for bias in biases]
+    optimizer.step(second)
+    assert not any(torch.equal(bias, old) for bias, old in zip(biases, before))
+    assert optimizer.param_groups[0]["step_size"] == optimizer.param_groups[1]["step_size"]
+
+
+def test_two_optimizers_share_no_memory() -> None:
+    model, other = Network(), Network()
+    first, second = (create_optimizer("adam_sls", m.parameters()) for m in (model, other))
+    before = dict(second.param_groups[0]["line_search"])
+    for closure in model.closures(3):
+        first.step(closure)
+    assert second.param_groups[0]["line_search"] == before
+
+
+BAD: dict[str, tuple[str, dict[str, Any]]] = {
+    "c": ("adam_sls", {"c": 1.5}),
+    "init_step_size": ("sgd_sls", {"init_step_size": 0.0}),
+    "growth": ("adam_sls", {"growth": 0.9}),
+    "shrink": ("adam_sls", {"shrink": 1.0}),
+    "max_trials": ("adam_sls", {"max_trials": 0}),
+    "rate": ("adam_sls", {"search_rate": -1.0}),
+    "credit": ("sgd_sls", {"search_credit": -1.0}),
+    "search": ("adam_sls", {"search_direction": "newton"}),
+    "betas[0]": ("adam_sls", {"betas": (1.0, 0.9)}),
+    "betas": ("adam_sls", {"betas": (0.9,)}),
+    "eps": ("adam_sls", {"eps": -1e-8}),
+    "weight_decay": ("adam_sls", {"weight_decay": float("nan")}),
+    "name": ("adam", {}),
+}
+
+
+@pytest.mark.parametrize("argument", BAD)
+def test_bad_values_are_refused_by_name(argument: str) -> None:
+    name, values = BAD[argument]
+    value = next(iter(values.values()), name)
+    with pytest.raises(ValueError) as refusal:
+        create_optimizer(name, Network().parameters(), **values)
+    assert str(refusal.value).startswith(f"{argument}=")
+    assert repr(value) in str(refusal.value) or argument == "betas[0]"
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    scale=st.floats(1e-6, 1e6),
+    first=st.floats(1e-6, 1e3),
+    c=st.floats(0.01, 0.99),
+    member=st.sampled_from(sorted(OPTIMIZERS)),
+)
+def test_any_scale_of_the_loss_is_searched_to_an_accepted_step(
+    scale: float, first: float, c: float, member: str
+) -> None:
+    model = Network()
+    optimizer = create_optimizer(member, model.parameters(), init_step_size=first, c=c, max_trials=200)
+    closure = next(model.closures(1))
+    optimizer.step(lambda: scale * closure())
+    report = optimizer.last_report
+    assert report.outcome == "accepted"
+    assert Armijo(c).line(report.loss, report.slope, {}).accepts(report.step_size, report.loss - report.loss_decrease)
