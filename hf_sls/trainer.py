@@ -12,6 +12,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments, get_scheduler
 
 from .closure import LossClosure
+from .model_card import with_line_search
 from .optim import LineSearchOptimizer
 from .training_args import check_arguments, is_line_search, optimizer_class_and_kwargs
 
@@ -232,6 +234,14 @@ class LineSearchTrainerMixin(_Base):
             elif "train_loss" in logs:
                 logs["train_forward_passes_per_step"] = 1 + counts["trials"] / max(counts["steps"], 1)
         super().log(logs, *args, **kwargs)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the Trainer's model card, with the line search in place of a learning rate and a schedule."""
+        super().create_model_card(*args, **kwargs)
+        optimizer = self.line_search_optimizer
+        if optimizer is not None and self.is_world_process_zero():
+            path = Path(self.args.output_dir) / "README.md"
+            path.write_text(with_line_search(path.read_text(encoding="utf-8"), optimizer), encoding="utf-8")
 
 
 class SLSTrainer(LineSearchTrainerMixin, Trainer):

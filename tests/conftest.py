@@ -1,4 +1,4 @@
-"""Tiny models and data that need no download; one process, two threads, no network."""
+"""Tiny models and data that need no download; one thread, no network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transformers import BertConfig, BertForSequenceClassification, GPT2Config, 
 
 from hf_sls import SLSTrainer, SLSTrainingArguments
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 VOCABULARY = 50
 

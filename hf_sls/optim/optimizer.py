@@ -176,6 +176,11 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """
         return dict(self.param_groups[0]["line_search"]["counts"])
 
+    def describe(self) -> str:
+        """Return the composition as text, `AdamSLS(direction=..., criterion=..., ...)`."""
+        rules = ("direction", "criterion", "initial_step", "backtracking", "cadence", "partition")
+        return f"{type(self).__name__}({', '.join(f'{rule}={getattr(self, rule)}' for rule in rules)})"
+
     def arm(self, closure: Closure, loss: Tensor | float, gradient_scale: Tensor | float = 1.0) -> None:
         """Hand the closure to the next `step()`, for a training loop that calls it without one.
 
@@ -306,8 +311,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         if accepted:
             memory["criterion"] = self.criterion.accepted(loss, slope, result.loss, memory["criterion"])
             memory["cadence"] = self.cadence.searched(result.step_size, result.trials, memory["cadence"])
-        gave_up_after_rejections = result.outcome == "unresolvable" and result.trials > 0
-        step_size = move.step_size if gave_up_after_rejections else result.step_size
+        step_size = move.step_size if result.outcome == "unresolvable" else result.step_size
         for group in move.groups:
             group.update(step_size=step_size, line_search=memory)
         return SearchReport(

@@ -194,6 +194,19 @@ def test_a_decrease_below_the_rounding_of_the_loss_ends_the_search(member: str) 
     assert float(parameter.detach()) == 0.0
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_loss_at_its_lower_bound_leaves_the_step_size_alone(name: str) -> None:
+    """Zero, with a gradient: no step can help, and the next batch is searched from where the last one ended."""
+    parameter = nn.Parameter(torch.ones(1))
+    optimizer = create_optimizer(name, [parameter], lower_bound=0.0)
+    optimizer.step(lambda: parameter.square().sum())
+    step_size, before = optimizer.param_groups[0]["step_size"], float(parameter.detach())
+    optimizer.step(lambda: (parameter - parameter.detach()).sum())
+    assert optimizer.last_report.outcome == "unresolvable"
+    assert optimizer.param_groups[0]["step_size"] == step_size
+    assert float(parameter.detach()) == before
+
+
 @every_member
 def test_missing_gradients_are_skipped_and_frozen_parameters_stay(member: str) -> None:
     used, unused, frozen = (nn.Parameter(torch.ones(2)) for _ in range(3))

@@ -1,0 +1,26 @@
+"""The lines of a model card that a line search changes."""
+
+from __future__ import annotations
+
+import re
+
+from .optim import LineSearchOptimizer
+
+
+def with_line_search(card: str, optimizer: LineSearchOptimizer) -> str:
+    """Return the Trainer's model card with the line search in place of a learning rate and a schedule.
+
+    Args:
+        card: the text of the card.
+        optimizer: the optimizer after training.
+    """
+    counts = optimizer.counts
+    passes = 1 + counts["trials"] / max(counts["steps"], 1)
+    lines = {
+        "learning_rate": f"step_size: found by line search, {optimizer.param_groups[0]['step_size']:.3g} at the end "
+        f"({passes:.2f} forward passes per step)",
+        "optimizer": f"optimizer: hf_sls {optimizer.describe()}",
+    }
+    for key, line in lines.items():
+        card = re.sub(rf"^- {key}: .*$", lambda _, line=line: f"- {line}", card, flags=re.MULTILINE)
+    return re.sub(r"^- lr_scheduler_type: .*\n", "", card, flags=re.MULTILINE)

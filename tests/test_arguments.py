@@ -1,0 +1,189 @@
+"""The routes by which `optim="adam_sls"` and its arguments reach the optimizer, and the refusals on the way."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments, Trainer, TrainingArguments
+from transformers.training_args import OptimizerNames
+
+import hf_sls
+from hf_sls import SLSTrainer, SLSTrainingArguments
+from hf_sls.optim import OPTIMIZERS, RECOMMENDED
+from hf_sls.training_args import parse_optim_args
+
+from .conftest import classification_rows, tiny_bert
+
+STOCK = (TrainingArguments, Seq2SeqTrainingArguments)
+ALL = (*STOCK, SLSTrainingArguments)
+
+
+def in_fresh_process(code: str) -> str:
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+@pytest.mark.parametrize("cls", ALL)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_route_of_the_arguments(cls: Any, name: str, tmp_path: Path) -> None:
+    settings = {"output_dir": str(tmp_path), "optim": name, "optim_args": "c=0.3"}
+    args = cls(**settings)
+    assert args.optim == name
+    assert json.loads(args.to_json_string())["optim"] == name
+    assert args.to_dict()["optim"] == name
+    for again in (
+        cls(**{**settings, "optim": args.to_dict()["optim"]}),
+        dataclasses.replace(args),
+        copy.deepcopy(args),
+        HfArgumentParser(cls).parse_dict(settings)[0],
+        HfArgumentParser(cls).parse_args_into_dataclasses(
+            ["--output_dir", str(tmp_path), "--optim", name, "--optim_args", "c=0.3"]
+        )[0],
+    ):
+        assert again.optim == name
+        assert again.optim_args == "c=0.3"
+    (tmp_path / "args.json").write_text(json.dumps(settings))
+    assert HfArgumentParser(cls).parse_json_file(str(tmp_path / "args.json"))[0].optim == name
+    assert args.set_optimizer(name=name).optim == name
+
+
+def test_optim_args_reach_the_optimizer(arguments: Any) -> None:
+    args = arguments(optim_args="c=0.25, growth=1.5, max_trials=9, interpolate=false, search_direction=gradient")
+    trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
+    trainer.train()
+    optimizer = trainer.line_search_optimizer
+    assert optimizer.criterion.c == 0.25
+    assert optimizer.initial_step.growth == 1.5
+    assert optimizer.backtracking.max_trials == 9
+    assert optimizer.backtracking.interpolate is False
+    assert optimizer.direction.search == "gradient"
+    assert optimizer.backtracking.shrink == RECOMMENDED["adam_sls"]["shrink"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("d=0.1", "'d' is unknown"),
+        ("c=0.1,c=0.2", "'c' is given twice"),
+        ("c", "'c' has no '=value'"),
+        ("c=much", "c='much' is not float"),
+        ("max_trials=1.5", "max_trials='1.5' is not int"),
+        ("interpolate=perhaps", "interpolate='perhaps' is not bool"),
+        ("search_direction=newton", "search_direction='newton' is not 'gradient' or 'momentum'"),
+        ("weight_decay=0.1", "'weight_decay' is unknown"),
+    ],
+)
+@pytest.mark.parametrize("cls", ALL)
+def test_bad_optim_args_are_refused_before_training(text: str, problem: str, cls: Any, arguments: Any) -> None:
+    with pytest.raises(ValueError) as refusal:
+        SLSTrainer(model=tiny_bert(), args=arguments(cls, optim="adam_sls", optim_args=text))
+    assert problem in str(refusal.value)
+    assert "adam_sls takes init_step_size (float), c (float)" in str(refusal.value)
+
+
+def test_optim_args_out_of_range_are_refused_before_training(arguments: Any) -> None:
+    for cls in ALL:
+        with pytest.raises(ValueError, match=r"c=7.0 is not allowed: a number in \(0.0, 1.0\)"):
+            SLSTrainer(model=tiny_bert(), args=arguments(cls, optim="adam_sls", optim_args="c=7"))
+
+
+def test_spaces_and_an_empty_text_are_fine() -> None:
+    assert parse_optim_args("adam_sls", None) == parse_optim_args("adam_sls", "") == {}
+    assert parse_optim_args("sgd_sls", " c = 0.2 , max_trials = 3 ") == {"c": 0.2, "max_trials": 3}
+    assert parse_optim_args("sgd_sls", "search_rate=inf") == {"search_rate": float("inf")}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_trainer_without_closure_fails_before_the_first_step(name: str, arguments: Any) -> None:
+    model = tiny_bert()
+    before = [parameter.clone() for parameter in model.parameters()]
+    trainer = Trainer(model=model, args=arguments(TrainingArguments, optim=name), train_dataset=classification_rows())
+    with pytest.raises(ValueError, match="hf_sls.SLSTrainer"):
+        trainer.train()
+    assert all(torch.equal(x, y) for x, y in zip(before, model.parameters()))
+
+
+def test_a_stock_trainer_with_an_instance_says_what_to_use(arguments: Any) -> None:
+    model = tiny_bert()
+    optimizer = hf_sls.AdamSLS(model.parameters())
+    args = arguments(TrainingArguments)
+    trainer = Trainer(model=model, args=args, train_dataset=classification_rows(), optimizers=(optimizer, None))
+    with pytest.raises(RuntimeError, match="hf_sls.SLSTrainer"):
+        trainer.train()
+
+
+def test_unknown_names_are_refused_as_before(tmp_path: Path) -> None:
+    for cls in ALL:
+        with pytest.raises(ValueError, match="adam_slz is not a valid OptimizerNames.*adam_sls"):
+            cls(output_dir=str(tmp_path), optim="adam_slz")
+
+
+def test_stock_names_still_work_and_registration_is_idempotent(tmp_path: Path) -> None:
+    before = list(OptimizerNames)
+    hf_sls.training_args._register_names()
+    assert list(OptimizerNames) == before
+    assert len({member.value for member in before}) == len(before)
+    assert TrainingArguments(output_dir=str(tmp_path), optim="adamw_torch").optim is OptimizerNames.ADAMW_TORCH
+    assert OptimizerNames("adam_sls") is OptimizerNames.ADAM_SLS
+    assert "adam_sls" in [member.value for member in OptimizerNames]
+
+
+def test_training_args_bin_of_stock_arguments_loads_without_the_package(tmp_path: Path) -> None:
+    torch.save(TrainingArguments(output_dir=str(tmp_path), optim="adam_sls"), tmp_path / "training_args.bin")
+    code = f"""
+import sys
+sys.modules["hf_sls"] = None
+import torch
+args = torch.load({str(tmp_path / "training_args.bin")!r}, weights_only=False)
+print(args.optim, type(args).__name__)
+"""
+    assert in_fresh_process(code) == "adam_sls TrainingArguments"
+
+
+def test_training_args_bin_of_our_arguments_loads(tmp_path: Path) -> None:
+    torch.save(SLSTrainingArguments(output_dir=str(tmp_path)), tmp_path / "training_args.bin")
+    code = f"""
+import torch
+args = torch.load({str(tmp_path / "training_args.bin")!r}, weights_only=False)
+print(args.optim == "adam_sls", type(args).__name__)
+"""
+    assert in_fresh_process(code) == "True SLSTrainingArguments"
+
+
+def test_the_core_imports_torch_only() -> None:
+    """With the parent package stubbed out, as its `__init__` imports transformers to register the names."""
+    code = f"""
+import sys, types
+parent = types.ModuleType("hf_sls")
+parent.__path__ = [{str(Path(hf_sls.__file__).parent)!r}]
+sys.modules["hf_sls"] = parent
+import hf_sls.optim
+print(sorted({{name.split(".")[0] for name in sys.modules}} & {{"transformers", "accelerate", "datasets", "evaluate"}}))
+"""
+    assert in_fresh_process(code) == "[]"
+
+
+def test_the_trainer_is_loaded_when_asked_for() -> None:
+    code = """
+import sys, hf_sls
+print("hf_sls.trainer" in sys.modules, hf_sls.SLSTrainer.__name__, "hf_sls.trainer" in sys.modules)
+"""
+    assert in_fresh_process(code) == "False SLSTrainer True"
+    assert sorted(hf_sls.__all__) == sorted(set(hf_sls.__all__))
+    assert all(hasattr(hf_sls, name) for name in hf_sls.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = hf_sls.Nothing
+
+
+def test_the_minimum_version_is_the_one_we_test() -> None:
+    assert tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 57)

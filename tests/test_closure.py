@@ -1,0 +1,73 @@
+"""`LossClosure` in a plain loop: accumulation, buffers, random state."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from hf_sls import LossClosure, create_optimizer
+
+
+def model_with_buffers() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
+
+
+def test_a_replay_gives_the_recorded_loss_and_moves_no_buffer() -> None:
+    model, inputs = model_with_buffers(), torch.randn(3, 16, 4)
+    closure = LossClosure(model)
+    for micro_batch in inputs:
+        closure.record(lambda micro_batch=micro_batch: model(micro_batch).square().mean() / 3).backward()
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    assert closure() == closure.loss
+    assert not closure().requires_grad
+    assert all(torch.equal(now, before) for now, before in zip(model.buffers(), buffers))
+    assert int(model[1].num_batches_tracked) == 3
+
+
+def test_a_replaced_buffer_is_put_back() -> None:
+    class Growing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self) -> torch.Tensor:
+            self.calls = self.calls + 1
+            return self.scale * self.calls
+
+    model = Growing()
+    closure = LossClosure(model)
+    assert closure.record(model) == 1
+    before = model.calls
+    assert closure() == 2
+    assert model.calls is before
+
+
+def share_of_loss(model: nn.Module, inputs: torch.Tensor, parts: int) -> torch.Tensor:
+    return (model(inputs) - inputs.sum(1, True)).square().mean() / parts
+
+
+def test_a_search_over_a_window_is_the_search_over_the_whole_batch() -> None:
+    """Four micro-batches of 8 take the steps of one batch of 32, in a plain loop."""
+    final = []
+    for parts in (1, 4):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+        inputs = torch.randn(10, 32, 4, dtype=torch.float64)
+        optimizer = create_optimizer("adam_sls", model.parameters())
+        steps = []
+        for batch in inputs:
+            optimizer.zero_grad()
+            closure = LossClosure(model)
+            for micro_batch in batch.chunk(parts):
+                closure.record(partial(share_of_loss, model, micro_batch, parts)).backward()
+            optimizer.step(closure, loss=closure.loss)
+            steps.append(optimizer.last_report.step_size)
+        final.append((steps, [p.detach() for p in model.parameters()]))
+    (whole, whole_parameters), (split, split_parameters) = final
+    torch.testing.assert_close(torch.tensor(split), torch.tensor(whole), rtol=1e-6, atol=0)
+    for mine, other in zip(split_parameters, whole_parameters):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-9)

@@ -1,0 +1,318 @@
+"""`run_glue.py` as a user runs it: every input format, every error, the nine metrics, resume and prediction."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    BertTokenizerFast,
+    set_seed,
+)
+
+SCRIPTS = Path(__file__).parent.parent / "glue_scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+import run_glue
+import tasks
+
+WORDS = ["good", "bad", "film", "plot", "a", "the", "was", "not", 'quo"ted', "null"]
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT with a tokenizer, on disk as `from_pretrained` wants it."""
+    path = tmp_path_factory.mktemp("model")
+    (path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", '"', *WORDS]))
+    BertTokenizerFast(vocab_file=str(path / "vocab.txt"), model_max_length=32).save_pretrained(path)
+    set_seed(0)
+    config = BertConfig(
+        vocab_size=6 + len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+    )
+    BertForSequenceClassification(config).save_pretrained(path)
+    return path
+
+
+def rows(task: tasks.Task, count: int = 12, named: bool = False) -> dict[str, list[Any]]:
+    """Examples whose label can be read off the first word."""
+    generator = np.random.default_rng(0)
+    classes = len(task.labels) or 6
+    ids = [i % classes for i in range(count)]
+    columns: dict[str, list[Any]] = {
+        column: [f"{WORDS[i]} {' '.join(generator.choice(WORDS, 3))}" for i in ids] for column in task.columns
+    }
+    if task.is_regression:
+        return {**columns, "label": [float(i) for i in ids]}
+    return {**columns, "label": [task.labels[i] if named else i for i in ids]}
+
+
+def write(path: Path, content: dict[str, list[Any]]) -> None:
+    """Write a split in the format of its extension."""
+    table = datasets.Dataset.from_dict(content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        table.to_parquet(path)
+    elif path.suffix == ".csv":
+        table.to_csv(path, index=False)
+    elif path.suffix == ".tsv":
+        lines = ["\t".join(content), *("\t".join(map(str, row)) for row in zip(*content.values()))]
+        path.write_text("\n".join(lines) + "\n")
+    else:
+        table.to_json(path)
+
+
+def glue_dir(path: Path, task_name: str, extension: str = ".parquet", named: bool = False) -> Path:
+    """Write all splits of a task."""
+    task = tasks.TASKS[task_name]
+    for split in ("train", *task.evaluation_splits, *task.test_splits):
+        content = rows(task, named=named)
+        if split in task.test_splits:
+            content["label"] = [-1] * len(content["label"])
+        write(path / (split + extension), content)
+    return path
+
+
+def command(task: str, data: Path, model: Path, output: Path, *more: str) -> list[str]:
+    quick = ["--max_steps", "4", "--per_device_train_batch_size", "4"]
+    quiet = ["--report_to", "none", "--use_cpu", "true", "--disable_tqdm", "true"]
+    where = ["--data_dir", str(data), "--model_name_or_path", str(model), "--output_dir", str(output)]
+    return ["run_glue.py", "--task_name", task, *where, *quick, *quiet, *more]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", list(arguments))
+    run_glue.main()
+
+
+def results(output: Path) -> dict[str, float]:
+    return json.loads((output / "all_results.json").read_text())
+
+
+METRICS = {
+    "cola": {"eval_matthews_correlation"},
+    "mnli": {"eval_accuracy", "eval_mm_accuracy"},
+    "mrpc": {"eval_accuracy", "eval_f1"},
+    "qnli": {"eval_accuracy"},
+    "qqp": {"eval_accuracy", "eval_f1"},
+    "rte": {"eval_accuracy"},
+    "sst2": {"eval_accuracy"},
+    "stsb": {"eval_pearson", "eval_spearmanr"},
+    "wnli": {"eval_accuracy"},
+}
+
+
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_each_task(task: str, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "out"
+    run(monkeypatch, *command(task, glue_dir(tmp_path / "data", task), model_dir, output, "--do_predict"))
+    metrics = results(output)
+    assert METRICS[task] == {
+        key for key in metrics if key.startswith("eval_") and not key.endswith(("runtime", "second", "loss"))
+    }
+    assert np.isfinite(metrics["final_train_loss"])
+    assert metrics["train_forward_passes_per_step"] > 1
+    for split in tasks.TASKS[task].test_splits:
+        lines = (output / f"predict_{task}_{split}.tsv").read_text().splitlines()
+        assert len(lines) == 13
+        labels = {line.split("\t")[1] for line in lines[1:]}
+        assert labels <= set(tasks.TASKS[task].labels) or tasks.TASKS[task].is_regression
+    config = AutoModelForSequenceClassification.from_pretrained(output).config
+    assert tuple(config.id2label.values()) == tasks.TASKS[task].labels or tasks.TASKS[task].is_regression
+    card = (output / "README.md").read_text()
+    assert "AdamSLS" in card
+    assert f"GLUE {task.upper()}" in card
+
+
+@pytest.mark.parametrize("extension", [".parquet", ".csv", ".tsv", ".json", ".jsonl"])
+@pytest.mark.parametrize("named", [False, True], ids=["label ids", "label names"])
+def test_each_format_is_the_same_data(extension: str, named: bool, tmp_path: Path) -> None:
+    task = tasks.TASKS["qnli"]
+    data = glue_dir(tmp_path / "data", "qnli", extension, named)
+    loaded = tasks.load_task(task, str(data), ["train", "validation"], str(tmp_path / "cache"))
+    expected = rows(task)
+    for split in ("train", "validation"):
+        assert loaded[split].to_dict() == expected
+        assert loaded[split].features["label"].names == list(task.labels)
+
+
+def test_a_json_file_of_settings(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {
+        "task_name": "sst2",
+        "data_dir": str(glue_dir(tmp_path / "data", "sst2", ".csv")),
+        "model_name_or_path": str(model_dir),
+        "output_dir": str(tmp_path / "out"),
+        "optim": "sgd_sls",
+        "optim_args": "c=0.2",
+        "max_steps": 2,
+        "report_to": "none",
+        "use_cpu": True,
+        "do_eval": False,
+    }
+    (tmp_path / "run.json").write_text(json.dumps(settings))
+    run(monkeypatch, "run_glue.py", str(tmp_path / "run.json"))
+    assert "Armijo(c=0.2)" in (tmp_path / "out" / "README.md").read_text()
+    assert "eval_accuracy" not in results(tmp_path / "out")
+
+
+def test_a_stock_optimizer(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = glue_dir(tmp_path / "data", "sst2")
+    more = ("--optim", "adamw_torch", "--learning_rate", "1e-3", "--lr_scheduler_type", "linear")
+    run(monkeypatch, *command("sst2", data, model_dir, tmp_path / "out", *more))
+    assert "train_forward_passes_per_step" not in results(tmp_path / "out")
+
+
+def test_limits_of_samples(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = glue_dir(tmp_path / "data", "sst2")
+    more = ["--do_predict", "--max_train_samples", "5", "--max_eval_samples", "6", "--max_predict_samples", "1000"]
+    run(monkeypatch, *command("sst2", data, model_dir, tmp_path / "out", *more))
+    assert results(tmp_path / "out")["train_samples"] == 5
+    assert len((tmp_path / "out" / "predict_sst2_test.tsv").read_text().splitlines()) == 13
+
+
+def test_resume_is_the_unbroken_run(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = glue_dir(tmp_path / "data", "sst2")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    saving = ("--save_strategy", "steps", "--save_steps", "2")
+    run(monkeypatch, *command("sst2", data, model_dir, whole, *saving))
+    run(monkeypatch, *command("sst2", data, model_dir, broken, *saving, "--max_steps", "2"))
+    run(monkeypatch, *command("sst2", data, model_dir, broken, *saving, "--resume_from_checkpoint", "true"))
+    models = [AutoModelForSequenceClassification.from_pretrained(path).state_dict() for path in (whole, broken)]
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+    assert results(whole)["final_train_loss"] == results(broken)["final_train_loss"]
+
+
+ERRORS: dict[str, tuple[str, str]] = {
+    "unknown task": ("task_name='imdb' is not a GLUE task; the tasks are cola, mnli", "imdb"),
+    "missing directory": ("nowhere' is not a directory", "sst2"),
+    "missing file": ("has no split 'validation' of sst2", "sst2"),
+    "missing column": (r"Split 'train' of sst2 has no column 'sentence'; it has 'text', 'label'", "sst2"),
+    "missing label": (r"Split 'train' of sst2 has no column 'label'", "sst2"),
+    "empty split": ("Split 'train' of .* is empty", "sst2"),
+    "broken file": ("train.parquet cannot be read as parquet", "sst2"),
+    "labels of another task": (
+        r"Split 'train' of sst2 has labels 2, 3; sst2 has 0 \(negative\), 1 \(positive\)",
+        "sst2",
+    ),
+    "label that is no number": ("Split 'train' of stsb has the label 'five'; a number is needed", "stsb"),
+    "no samples": ("max_train_samples=0 is not allowed", "sst2"),
+}
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_each_error(error: str, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    message, task = ERRORS[error]
+    data = tmp_path / "data"
+    glue_dir(data, task if task in tasks.TASKS else "sst2")
+    content = rows(tasks.TASKS.get(task, tasks.TASKS["sst2"]))
+    more: tuple[str, ...] = ()
+    if error == "missing directory":
+        data = tmp_path / "nowhere"
+    elif error == "missing file":
+        (data / "validation.parquet").unlink()
+    elif error == "missing column":
+        write(data / "train.parquet", {"text": content["sentence"], "label": content["label"]})
+    elif error == "missing label":
+        write(data / "train.parquet", {"sentence": content["sentence"]})
+    elif error == "empty split":
+        (data / "train.parquet").unlink()
+        (data / "train.csv").write_text("sentence,label\n")
+    elif error == "broken file":
+        (data / "train.parquet").write_text("not parquet")
+    elif error == "labels of another task":
+        write(data / "train.parquet", {**content, "label": [i % 4 for i in range(12)]})
+    elif error == "label that is no number":
+        write(data / "train.parquet", {**content, "label": ["five"] * 12})
+    elif error == "no samples":
+        more = ("--max_train_samples", "0")
+    output = tmp_path / "out"
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run(monkeypatch, *command(task, data, model_dir, output, *more))
+    assert not (output / "model.safetensors").exists()
+
+
+def test_mnli_without_the_mismatched_half(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = glue_dir(tmp_path / "data", "mnli")
+    (data / "validation_mismatched.parquet").unlink()
+    run(monkeypatch, *command("mnli", data, model_dir, tmp_path / "out"))
+    assert "eval_accuracy" in results(tmp_path / "out")
+
+
+def test_local_metrics_are_their_definitions() -> None:
+    predictions, references = np.array([1, 1, 0, 1, 0, 0]), np.array([1, 0, 0, 1, 1, 0])
+    true_positive, false_positive, false_negative, true_negative = 2, 1, 1, 2
+    f1 = 2 * true_positive / (2 * true_positive + false_positive + false_negative)
+    matthews = (true_positive * true_negative - false_positive * false_negative) / 9
+    assert tasks.TASKS["mrpc"].metric(predictions, references) == pytest.approx({"accuracy": 4 / 6, "f1": f1})
+    assert tasks.TASKS["cola"].metric(predictions, references) == pytest.approx({"matthews_correlation": matthews})
+    x, y = np.array([0.0, 1.0, 2.0, 4.0]), np.array([1.0, 3.0, 2.0, 9.0])
+    pearson = np.cov(x, y)[0, 1] / (x.std(ddof=1) * y.std(ddof=1))
+    assert tasks.TASKS["stsb"].metric(x, y) == pytest.approx({"pearson": pearson, "spearmanr": 0.8})
+
+
+def test_the_official_metric_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Official:
+        def compute(self, predictions: Any, references: Any) -> dict[str, float]:
+            return {"official": float(np.mean(predictions == references))}
+
+    asked = []
+    monkeypatch.setattr(tasks.evaluate, "load", lambda *args, **kwargs: asked.append(args) or Official())
+    metric = tasks.official_metric(tasks.TASKS["rte"])
+    assert asked == [("glue", "rte")]
+    assert metric(np.array([0, 1]), np.array([0, 0])) == {"official": 0.5}
+
+
+def test_the_hub_is_the_default_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load_dataset(*args: Any, **kwargs: Any) -> Any:
+        asked.append(args)
+        return {
+            split: datasets.Dataset.from_dict(rows(tasks.TASKS["rte"])) for split in ("train", "validation", "test")
+        }
+
+    monkeypatch.setattr(tasks.datasets, "load_dataset", load_dataset)
+    loaded = tasks.load_task(tasks.TASKS["rte"], None, ["train", "validation"])
+    assert asked == [("nyu-mll/glue", "rte")]
+    assert list(loaded) == ["train", "validation"]
+
+
+def test_push_to_hub_is_passed_through(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed = []
+    monkeypatch.setattr(run_glue.SLSTrainer, "init_hf_repo", lambda self, **kwargs: None)
+    monkeypatch.setattr(run_glue.SLSTrainer, "push_to_hub", lambda self, **kwargs: pushed.append(kwargs))
+    monkeypatch.setattr(run_glue.SLSTrainer, "save_model", lambda self, *args, **kwargs: None)
+    run(
+        monkeypatch, *command("sst2", glue_dir(tmp_path / "data", "sst2"), model_dir, tmp_path / "out", "--push_to_hub")
+    )
+    assert pushed[0]["dataset_args"] == "sst2"
+    assert pushed[0]["finetuned_from"] == str(model_dir)
+
+
+def test_the_script_runs_as_a_command(model_dir: Path, tmp_path: Path) -> None:
+    arguments = command("sst2", glue_dir(tmp_path / "data", "sst2"), model_dir, tmp_path / "out")
+    result = subprocess.run(
+        [sys.executable, str(SCRIPTS / arguments[0]), *arguments[1:], "--optim", "adam_sls"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(SCRIPTS.parent)},
+    )
+    assert result.returncode == 0, result.stderr
+    assert "eval_accuracy" in result.stdout

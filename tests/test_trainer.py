@@ -1,0 +1,367 @@
+"""`SLSTrainer` as a Trainer: stock optimizers untouched, resume, accumulation, logs, refusals, subclasses."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import (
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from hf_sls import SGDSLS, AdamSLS, LineSearchTrainerMixin, SLSTrainer, SLSTrainingArguments
+
+from .conftest import classification_rows, language_rows, losses, step_sizes, tiny_bert, tiny_gpt2
+
+
+def parameters(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def history(trainer: Trainer) -> list[dict[str, float]]:
+    """The log without the entries that depend on the clock."""
+    clock = ("runtime", "per_second")
+    return [{k: v for k, v in entry.items() if not k.endswith(clock)} for entry in trainer.state.log_history]
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "sgd", "adafactor"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"gradient_accumulation_steps": 3, "bf16": True, "max_grad_norm": 0.1}], ids=str
+)
+def test_a_stock_optimizer_sees_the_stock_trainer(optim: str, settings: dict[str, Any], arguments: Any) -> None:
+    runs = []
+    for trainer_class in (Trainer, SLSTrainer):
+        args = arguments(TrainingArguments, optim=optim, learning_rate=1e-3, warmup_steps=1, max_steps=5, **settings)
+        trainer = trainer_class(model=tiny_bert(), args=args, train_dataset=classification_rows())
+        result = trainer.train()
+        runs.append((parameters(trainer), history(trainer), torch.rand(2), set(result.metrics)))
+    assert_same(runs[0][0], runs[1][0])
+    assert runs[0][1] == runs[1][1]
+    assert torch.equal(runs[0][2], runs[1][2])
+    assert runs[0][3] == runs[1][3]
+
+
+@pytest.mark.parametrize("optim", ["adam_sls", "sgd_sls"])
+def test_training_learns(optim: str, arguments: Any) -> None:
+    args = arguments(optim=optim, max_steps=60, per_device_train_batch_size=20)
+    trainer = SLSTrainer(model=tiny_bert(dropout=0.0), args=args, train_dataset=classification_rows())
+    trainer.train()
+    assert sum(losses(trainer)[-4:]) / 4 < 0.1 * losses(trainer)[0]
+    assert trainer.line_search_optimizer.counts["steps"] == 60
+
+
+@pytest.mark.parametrize("optim", ["adam_sls", "sgd_sls"])
+@pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 2}], ids=str)
+def test_a_resumed_run_is_the_unbroken_run(
+    optim: str, settings: dict[str, Any], arguments: Any, tmp_path: Path
+) -> None:
+    args = {"optim": optim, "max_steps": 14, "save_strategy": "steps", "save_steps": 6, **settings}
+    args["optim_args"] = "search_rate=0.5,search_credit=2"
+    unbroken = SLSTrainer(
+        model=tiny_bert(), args=arguments(output_dir=str(tmp_path / "a"), **args), train_dataset=classification_rows()
+    )
+    unbroken.train()
+    resumed = SLSTrainer(
+        model=tiny_bert(seed=5),
+        args=arguments(output_dir=str(tmp_path / "b"), **args),
+        train_dataset=classification_rows(),
+    )
+    resumed.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-6"))
+    assert_same(parameters(unbroken), parameters(resumed))
+    assert losses(unbroken) == losses(resumed)
+    assert history(unbroken)[6:14] == history(resumed)[6:14]
+    assert unbroken.line_search_optimizer.counts == resumed.line_search_optimizer.counts
+
+
+def test_a_checkpoint_of_adamw_is_refused_by_name(arguments: Any, tmp_path: Path) -> None:
+    stock = arguments(TrainingArguments, optim="adamw_torch", save_strategy="steps", save_steps=2)
+    Trainer(model=tiny_bert(), args=stock, train_dataset=classification_rows()).train()
+    trainer = SLSTrainer(model=tiny_bert(), args=arguments(max_steps=6), train_dataset=classification_rows())
+    with pytest.raises(ValueError, match="not one of AdamSLS"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+
+
+@pytest.mark.parametrize("optim", ["adam_sls", "sgd_sls"])
+@pytest.mark.parametrize("model", ["gpt2", "bert"])
+def test_accumulation_takes_the_steps_of_the_whole_batch(optim: str, model: str, arguments: Any) -> None:
+    """1 x 32 against 4 x 8. BERT heads need `loss_is_scaled_for_ga = False` in transformers 5 (upstream #47688)."""
+    runs = []
+    for batch, accumulation in ((32, 1), (8, 4)):
+        args = arguments(
+            optim=optim,
+            max_steps=6,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            max_grad_norm=0.0,
+        )
+        built = tiny_gpt2(dropout=0.0) if model == "gpt2" else tiny_bert(dropout=0.0)
+        rows = (language_rows if model == "gpt2" else classification_rows)(64)
+        trainer = SLSTrainer(model=built, args=args, train_dataset=rows)
+        if model == "bert":
+            trainer.loss_is_scaled_for_ga = False
+        trainer.train()
+        runs.append((losses(trainer), step_sizes(trainer)))
+    assert runs[0][0] == pytest.approx(runs[1][0], rel=2e-4)
+    assert runs[0][1] == pytest.approx(runs[1][1], rel=2e-3)
+
+
+def test_logs_carry_the_search(arguments: Any) -> None:
+    class Watch(TrainerCallback):
+        logs: list[dict[str, float]] = []
+        reports: list[Any] = []
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            self.logs.append(dict(logs))
+
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+            self.reports.append(optimizer.optimizer.last_report)
+
+    watch = Watch()
+    args = arguments(max_steps=12, logging_steps=3, optim_args="search_credit=5,search_rate=0.2")
+    trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows(), callbacks=[watch])
+    result = trainer.train()
+    training_logs = [log for log in watch.logs if "loss" in log]
+    assert len(training_logs) == 4
+    for index, log in enumerate(training_logs):
+        reports = watch.reports[3 * index : 3 * index + 3]
+        searched = [report for report in reports if report.outcome != "not_searched"]
+        assert log["learning_rate"] == log["step_size"] == reports[-1].step_size
+        assert log["ls_trials"] == pytest.approx(sum(report.trials for report in reports) / 3)
+        assert log["ls_backtracks"] == pytest.approx(sum(report.backtracks for report in reports) / 3)
+        decrease = sum(report.loss_decrease for report in searched if report.outcome == "accepted")
+        assert log["loss_decrease"] == pytest.approx(decrease / max(len(searched), 1))
+    trials = sum(report.trials for report in watch.reports)
+    assert result.metrics["train_forward_passes_per_step"] == pytest.approx(1 + trials / 12)
+
+
+def test_forward_passes_are_those_reported(arguments: Any) -> None:
+    """Counted at the model itself."""
+    model, calls = tiny_bert(), []
+    model.register_forward_hook(lambda *_: calls.append(None))
+    args = arguments(max_steps=20, gradient_accumulation_steps=2)
+    trainer = SLSTrainer(model=model, args=args, train_dataset=classification_rows(160))
+    result = trainer.train()
+    assert len(calls) / (20 * 2) == pytest.approx(result.metrics["train_forward_passes_per_step"])
+
+
+def test_clipping_does_not_falsify_the_slope(arguments: Any) -> None:
+    slopes = []
+    for max_grad_norm in (0.0, 0.01):
+        args = arguments(max_steps=1, optim="adam_sls", max_grad_norm=max_grad_norm, adam_epsilon=1e-12)
+        trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
+        trainer.train()
+        slopes.append(trainer.line_search_optimizer.last_report.slope)
+        assert trainer.state.log_history[0]["grad_norm"] > 0.1
+    assert slopes[1] == pytest.approx(slopes[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "constant"])
+def test_the_default_schedule_does_not_touch_the_search(schedule: str, arguments: Any) -> None:
+    args = arguments(TrainingArguments, optim="adam_sls", lr_scheduler_type=schedule, max_steps=8)
+    trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
+    trainer.train()
+    assert {group["lr"] for group in trainer.optimizer.param_groups} == {1.0}
+    reference = SLSTrainer(model=tiny_bert(), args=arguments(max_steps=8), train_dataset=classification_rows())
+    reference.train()
+    assert step_sizes(trainer) == step_sizes(reference)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"lr_scheduler_type": "cosine"}, {"warmup_steps": 3}, {"lr_scheduler_type": "polynomial"}], ids=str
+)
+@pytest.mark.parametrize("cls", [TrainingArguments, SLSTrainingArguments])
+def test_a_schedule_that_was_asked_for_is_refused(settings: dict[str, Any], cls: Any, arguments: Any) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(settings))}=.*no learning-rate schedule"):
+        SLSTrainer(
+            model=tiny_bert(), args=arguments(cls, optim="adam_sls", **settings), train_dataset=classification_rows()
+        )
+
+
+def test_an_unused_learning_rate_is_mentioned(arguments: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "hf_sls"):
+        SLSTrainer(model=tiny_bert(), args=arguments(learning_rate=0.5), train_dataset=classification_rows())
+    assert "learning_rate=0.5 is not used" in caplog.text
+
+
+def test_an_optimizer_instance_works_without_a_name(arguments: Any) -> None:
+    model = tiny_bert()
+    trainer = SLSTrainer(
+        model=model,
+        args=arguments(TrainingArguments, max_steps=4),
+        train_dataset=classification_rows(),
+        optimizers=(AdamSLS(model.parameters(), c=0.3), None),
+    )
+    trainer.train()
+    assert trainer.line_search_optimizer.counts["searches"] == 4
+
+
+def test_an_optimizer_class_works_without_a_name(arguments: Any) -> None:
+    trainer = SLSTrainer(
+        model=tiny_bert(),
+        args=arguments(TrainingArguments, max_steps=4),
+        train_dataset=classification_rows(),
+        optimizer_cls_and_kwargs=(SGDSLS, {"c": 0.3}),
+    )
+    trainer.train()
+    assert trainer.line_search_optimizer.counts["searches"] == 4
+
+
+def test_a_scheduler_instance_is_refused(arguments: Any) -> None:
+    model = tiny_bert()
+    optimizer = AdamSLS(model.parameters())
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5)
+    with pytest.raises(ValueError, match="LambdaLR"):
+        SLSTrainer(
+            model=model, args=arguments(), train_dataset=classification_rows(), optimizers=(optimizer, scheduler)
+        )
+
+
+def test_weight_decay_groups_and_betas_reach_the_optimizer(arguments: Any) -> None:
+    args = arguments(weight_decay=0.1, adam_beta1=0.8, adam_beta2=0.99, adam_epsilon=1e-6, max_steps=1)
+    trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
+    trainer.train()
+    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.1, 0.0]
+    assert trainer.line_search_optimizer.direction.betas == (0.8, 0.99)
+    assert trainer.line_search_optimizer.direction.eps == 1e-6
+
+
+def test_evaluation_between_the_steps_changes_nothing(arguments: Any) -> None:
+    runs = []
+    for settings in ({}, {"eval_strategy": "steps", "eval_steps": 2}):
+        args = arguments(max_steps=8, **settings)
+        rows = classification_rows()
+        trainer = SLSTrainer(model=tiny_bert(dropout=0.0), args=args, train_dataset=rows, eval_dataset=rows)
+        trainer.train()
+        runs.append((losses(trainer), step_sizes(trainer)))
+    assert runs[0] == runs[1]
+
+
+def test_iterable_data_with_a_window_cut_by_the_epoch(arguments: Any) -> None:
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self) -> Any:
+            return iter(classification_rows(40).rows)
+
+    args = arguments(max_steps=8, gradient_accumulation_steps=4)
+    trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=Stream())
+    trainer.train()
+    assert trainer.line_search_optimizer.counts["steps"] == 8
+
+
+def test_the_model_card_tells_the_line_search(arguments: Any, tmp_path: Path) -> None:
+    args = arguments(optim_args="c=0.6")
+    trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
+    trainer.train()
+    trainer.create_model_card()
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "Armijo(c=0.6)" in card
+    assert "AdamSLS" in card
+    assert "learning_rate: 5e-05" not in card
+    assert "Use OptimizerNames" not in card
+
+
+def test_a_compute_loss_can_tell_a_trial(arguments: Any) -> None:
+    class Counting(SLSTrainer):
+        trained = tried = 0
+
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            if self.in_trial:
+                self.tried += 1
+            else:
+                self.trained += 1
+            return super().compute_loss(*args, **kwargs)
+
+    trainer = Counting(model=tiny_bert(), args=arguments(max_steps=5), train_dataset=classification_rows())
+    trainer.train()
+    assert trainer.trained == 5
+    assert trainer.tried == trainer.line_search_optimizer.counts["trials"] > 0
+
+
+def test_seq2seq_trainer_by_the_mixin(arguments: Any) -> None:
+    class SLSSeq2SeqTrainer(LineSearchTrainerMixin, Seq2SeqTrainer):
+        pass
+
+    set_seed(0)
+    model = T5ForConditionalGeneration(
+        T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    )
+    trainer = SLSSeq2SeqTrainer(
+        model=model,
+        args=arguments(Seq2SeqTrainingArguments, optim="adam_sls", max_steps=20),
+        train_dataset=language_rows(),
+    )
+    trainer.train()
+    assert min(losses(trainer)[-4:]) < losses(trainer)[0]
+    assert trainer.line_search_optimizer.counts["trials"] > 0
+
+
+def tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = {"<pad>": 0, "<eos>": 1, **{f"w{i}": i + 2 for i in range(30)}}
+    built = Tokenizer(models.WordLevel(words, unk_token="<eos>"))
+    built.pre_tokenizer = pre_tokenizers.Whitespace()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=built, pad_token="<pad>", eos_token="<eos>")
+
+
+def test_trl_sft_trainer_by_the_mixin(arguments: Any) -> None:
+    """Its counts of tokens and its metrics are those of a run without trials."""
+    trl = pytest.importorskip("trl")
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_list([{"text": " ".join(f"w{(i + j) % 30}" for j in range(8))} for i in range(24)])
+
+    class SLSSFTTrainer(LineSearchTrainerMixin, trl.SFTTrainer):
+        pass
+
+    counts = []
+    for optim in ("adamw_torch", "adam_sls"):
+        args = arguments(
+            trl.SFTConfig, optim=optim, max_steps=4, bf16=False, gradient_accumulation_steps=2, max_length=16
+        )
+        trainer = SLSSFTTrainer(
+            model=tiny_gpt2(dropout=0.0), args=args, train_dataset=rows, processing_class=tokenizer()
+        )
+        trainer.train()
+        logs = [log for log in trainer.state.log_history if "loss" in log]
+        counts.append([log["num_tokens"] for log in logs])
+        assert "mean_token_accuracy" in logs[0]
+    assert counts[0] == counts[1]
+    assert trainer.line_search_optimizer.counts["trials"] > 0
+
+
+REFUSED: dict[str, Callable[[Any], None]] = {
+    "DeepSpeed": lambda trainer: setattr(trainer, "is_deepspeed_enabled", True),
+    "FSDP": lambda trainer: setattr(trainer, "is_fsdp_enabled", True),
+    "nn.DataParallel": lambda trainer: setattr(trainer.args, "_n_gpu", 2),
+}
+
+
+@pytest.mark.parametrize("feature", REFUSED)
+def test_what_a_line_search_cannot_do_is_refused_with_the_reason(feature: str, arguments: Any) -> None:
+    trainer = SLSTrainer(model=tiny_bert(), args=arguments(), train_dataset=classification_rows())
+    REFUSED[feature](trainer)
+    with pytest.raises(ValueError, match=f"does not work with {feature}: "):
+        trainer._check_line_search()
+
+
+def test_trainer_state_is_plain_json(arguments: Any, tmp_path: Path) -> None:
+    args = arguments(save_strategy="steps", save_steps=3)
+    SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows()).train()
+    state = json.loads((tmp_path / "run" / "checkpoint-3" / "trainer_state.json").read_text())
+    assert state["log_history"][0]["step_size"] > 0
