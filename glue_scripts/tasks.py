@@ -138,13 +138,11 @@ def _read(path: Path, cache_dir: str | None) -> datasets.Dataset:
     if path.suffix == ".tsv":
         settings.update(sep="\t", quoting=csv.QUOTE_NONE)
     builder = _EXTENSIONS[path.suffix]
+    source = {"data_files": str(path), "split": "train", "cache_dir": cache_dir}
     try:
-        found = datasets.load_dataset(builder, data_files=str(path), cache_dir=cache_dir, **settings)
-    except datasets.exceptions.DatasetGenerationError as error:
-        raise ValueError(f"{path} cannot be read as {builder}: {error.__cause__ or error}") from error
-    if "train" not in found:
-        raise ValueError(f"Split {path.stem!r} of {path.parent} is empty.")
-    return found["train"]
+        return datasets.load_dataset(builder, **source, **settings)
+    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
+        raise ValueError(f"{path} is empty or cannot be read as {builder}: {error.__cause__ or error}") from error
 
 
 def _checked(task: Task, split: str, rows: datasets.Dataset) -> datasets.Dataset:

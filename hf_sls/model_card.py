@@ -22,5 +22,5 @@ def with_line_search(card: str, optimizer: LineSearchOptimizer) -> str:
         "optimizer": f"optimizer: hf_sls {optimizer.describe()}",
     }
     for key, line in lines.items():
-        card = re.sub(rf"^- {key}: .*$", lambda _, line=line: f"- {line}", card, flags=re.MULTILINE)
+        card = re.sub(rf"^- {key}: .*$", f"- {line}", card, flags=re.MULTILINE)
     return re.sub(r"^- lr_scheduler_type: .*\n", "", card, flags=re.MULTILINE)

@@ -203,8 +203,9 @@ ERRORS: dict[str, tuple[str, str]] = {
     "missing file": ("has no split 'validation' of sst2", "sst2"),
     "missing column": (r"Split 'train' of sst2 has no column 'sentence'; it has 'text', 'label'", "sst2"),
     "missing label": (r"Split 'train' of sst2 has no column 'label'", "sst2"),
-    "empty split": ("Split 'train' of .* is empty", "sst2"),
-    "broken file": ("train.parquet cannot be read as parquet", "sst2"),
+    "empty file": ("train.csv is empty or cannot be read as csv", "sst2"),
+    "empty split": ("train.parquet is empty or cannot be read as parquet", "sst2"),
+    "broken file": ("train.parquet is empty or cannot be read as parquet", "sst2"),
     "labels of another task": (
         r"Split 'train' of sst2 has labels 2, 3; sst2 has 0 \(negative\), 1 \(positive\)",
         "sst2",
@@ -230,6 +231,8 @@ def test_each_error(error: str, model_dir: Path, tmp_path: Path, monkeypatch: py
     elif error == "missing label":
         write(data / "train.parquet", {"sentence": content["sentence"]})
     elif error == "empty split":
+        write(data / "train.parquet", {name: [] for name in content})
+    elif error == "empty file":
         (data / "train.parquet").unlink()
         (data / "train.csv").write_text("sentence,label\n")
     elif error == "broken file":
@@ -296,12 +299,10 @@ def test_push_to_hub_is_passed_through(model_dir: Path, tmp_path: Path, monkeypa
     pushed = []
     monkeypatch.setattr(run_glue.SLSTrainer, "init_hf_repo", lambda self, **kwargs: None)
     monkeypatch.setattr(run_glue.SLSTrainer, "push_to_hub", lambda self, **kwargs: pushed.append(kwargs))
-    monkeypatch.setattr(run_glue.SLSTrainer, "save_model", lambda self, *args, **kwargs: None)
-    run(
-        monkeypatch, *command("sst2", glue_dir(tmp_path / "data", "sst2"), model_dir, tmp_path / "out", "--push_to_hub")
-    )
-    assert pushed[0]["dataset_args"] == "sst2"
-    assert pushed[0]["finetuned_from"] == str(model_dir)
+    data = glue_dir(tmp_path / "data", "sst2")
+    run(monkeypatch, *command("sst2", data, model_dir, tmp_path / "out", "--push_to_hub", "--save_strategy", "no"))
+    assert pushed[-1]["dataset_args"] == "sst2"
+    assert pushed[-1]["finetuned_from"] == str(model_dir)
 
 
 def test_the_script_runs_as_a_command(model_dir: Path, tmp_path: Path) -> None:
