@@ -1,0 +1,58 @@
+"""One training run, alone or under torchrun; prints its losses and step sizes as JSON on the main process."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import torch
+
+from hf_sls import SLSTrainer, SLSTrainingArguments
+from tests.conftest import classification_rows, language_rows, losses, step_sizes, tiny_bert, tiny_gpt2
+
+
+class BatchNormClassifier(torch.nn.Module):
+    """A model whose buffers DDP broadcasts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = torch.nn.Embedding(50, 16)
+        self.normalization = torch.nn.BatchNorm1d(16)
+        self.head = torch.nn.Linear(16, 2)
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return loss and logits."""
+        logits = self.head(self.normalization(self.embedding(input_ids).mean(dim=1)))
+        return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+MODELS: dict[str, Any] = {
+    "gpt2": (lambda: tiny_gpt2(dropout=0.0), language_rows),
+    "bert": (lambda: tiny_bert(dropout=0.0), classification_rows),
+    "batchnorm": (BatchNormClassifier, classification_rows),
+}
+
+
+def main() -> None:
+    """Train as the JSON argument says."""
+    settings = json.loads(sys.argv[1])
+    model, rows = MODELS[settings.pop("model")]
+    args = SLSTrainingArguments(
+        max_steps=6, logging_steps=1, report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=True, **settings
+    )
+    trainer = SLSTrainer(model=model(), args=args, train_dataset=rows(64))
+    trainer.train()
+    gathered = [torch.zeros(()) for _ in range(args.world_size)]
+    checksum = sum(parameter.detach().double().abs().sum() for parameter in trainer.model.parameters()).float()
+    if args.world_size > 1:
+        torch.distributed.all_gather(gathered, checksum)
+        assert all(torch.equal(other, gathered[0]) for other in gathered), "the ranks have drifted apart"
+    if trainer.is_world_process_zero():
+        counts = trainer.line_search_optimizer.counts
+        print("RESULT", json.dumps({"losses": losses(trainer), "step_sizes": step_sizes(trainer), "counts": counts}))
+
+
+if __name__ == "__main__":
+    main()
