@@ -129,6 +129,7 @@ def main() -> None:
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer),
     )
+    trainer.model_accepts_loss_kwargs = False  # the loss is the mean of a batch: transformers issue 47688
 
     # 5. Training
     if args.do_train:

@@ -20,6 +20,12 @@ from hf_sls import SLSTrainer, SLSTrainingArguments
 
 torch.set_num_threads(1)
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that names the data of the slow tests."""
+    parser.addoption("--glue", help="directory with GLUE data, for the slow tests")
+
+
 VOCABULARY = 50
 
 

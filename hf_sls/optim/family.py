@@ -17,6 +17,7 @@ class SGDSLS(LineSearchOptimizer):
 
     Each step is `w - eta * g` with the largest tried `eta` that satisfies `f(w - eta g) <= f(w) - c * eta * ||g||^2`.
 
+        >>> import torch
         >>> model = torch.nn.Linear(2, 1)
         >>> optimizer = SGDSLS(model.parameters())
         >>> inputs, targets = torch.ones(4, 2), torch.zeros(4, 1)

@@ -69,6 +69,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     Every named optimizer of the package is one composition of the six rules; write your own the same way:
 
+        >>> from hf_sls.optim import Adam, Armijo, LastStep
         >>> model = torch.nn.Linear(3, 1)
         >>> optimizer = LineSearchOptimizer(
         ...     model.parameters(), direction=Adam(), criterion=Armijo(c=0.3), initial_step=LastStep(first=0.01)

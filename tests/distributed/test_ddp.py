@@ -35,7 +35,7 @@ def train(processes: int, output: Path, model: str, **settings: Any) -> dict[str
     ("model", "settings"),
     [
         ("gpt2", {"gradient_accumulation_steps": 2}),
-        ("bert", {"optim": "sgd_sls", "average_tokens_across_devices": False}),
+        ("bert", {"optim": "sgd_sls"}),
     ],
     ids=["causal LM, accumulation", "classification"],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
@@ -38,11 +39,14 @@ MODELS: dict[str, Any] = {
 def main() -> None:
     """Train as the JSON argument says."""
     settings = json.loads(sys.argv[1])
-    model, rows = MODELS[settings.pop("model")]
+    name = settings.pop("model")
+    model, rows = MODELS[name]
     args = SLSTrainingArguments(
         max_steps=6, logging_steps=1, report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=True, **settings
     )
     trainer = SLSTrainer(model=model(), args=args, train_dataset=rows(64))
+    if name == "bert":
+        trainer.model_accepts_loss_kwargs = False
     trainer.train()
     gathered = [torch.zeros(()) for _ in range(args.world_size)]
     checksum = sum(parameter.detach().double().abs().sum() for parameter in trainer.model.parameters()).float()
@@ -52,6 +56,9 @@ def main() -> None:
     if trainer.is_world_process_zero():
         counts = trainer.line_search_optimizer.counts
         print("RESULT", json.dumps({"losses": losses(trainer), "step_sizes": step_sizes(trainer), "counts": counts}))
+    trainer.accelerator.end_training()
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads can abort the interpreter's own exit
 
 
 if __name__ == "__main__":
