@@ -1,0 +1,227 @@
+"""What a step costs: line searches against torch's AdamW and the authors' package, interleaved in one run.
+
+    python -m hf_sls.benchmark --shape minilm --batch_size 32 --output benchmark.json
+
+The optimizers take turns, a few steps each, on copies of one model and the same batches; machine noise then meets all
+of them alike, and the ratios mean something where the milliseconds do not. Peak memory is read in a process of its own
+for each optimizer, as a process has only one peak.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import BertConfig, BertForSequenceClassification, HfArgumentParser
+
+from .optim import AdamSLS, LineSearchOptimizer, create_optimizer
+
+SHAPES = {
+    "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512},
+    "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
+    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+}
+BASELINE = "AdamW"
+
+
+@dataclass
+class BenchmarkArguments:
+    """What to measure."""
+
+    shape: str = field(default="minilm", metadata={"help": f"Size of the BERT: {', '.join(SHAPES)}."})
+    batch_size: int = field(default=32, metadata={"help": "Sequences in a batch."})
+    sequence_length: int = field(default=32, metadata={"help": "Tokens in a sequence."})
+    device: str = field(default="cpu", metadata={"help": "cpu, cuda, ..."})
+    bf16: bool = field(default=False, metadata={"help": "Whether to run the model under bf16 autocast."})
+    rounds: int = field(default=7, metadata={"help": "Turns that each optimizer takes; at least 5."})
+    steps: int = field(default=5, metadata={"help": "Steps in a turn."})
+    only: str | None = field(default=None, metadata={"help": "Run one optimizer and print its peak memory."})
+    output: str | None = field(default=None, metadata={"help": "File for the figures, as JSON."})
+
+    def __post_init__(self) -> None:
+        if self.shape not in SHAPES:
+            raise ValueError(f"shape={self.shape!r} is not known; the shapes are {', '.join(SHAPES)}.")
+        if self.rounds < 5:
+            raise ValueError(f"rounds={self.rounds} is not allowed: at least 5 are needed for a spread.")
+
+
+def _authors(name: str) -> Callable[[list[Tensor]], Any] | None:
+    """Return a constructor of the authors' package, if it is installed."""
+    try:
+        from salsa.adam_sls import AdamSLS as AuthorsAdamSLS
+        from salsa.SaLSA import SaLSA
+    except ImportError:
+        return None
+    return SaLSA if name == "SaLSA" else lambda parameters: AuthorsAdamSLS([parameters], smooth=False, c=0.1)
+
+
+def contestants() -> dict[str, Callable[[list[Tensor]], Any]]:
+    """Return the optimizers to compare, by name."""
+    found: dict[str, Callable[[list[Tensor]], Any] | None] = {
+        BASELINE: lambda parameters: torch.optim.AdamW(parameters, lr=1e-4, fused=True),
+        "AdamW, foreach": lambda parameters: torch.optim.AdamW(parameters, lr=1e-4, foreach=True),
+        "adam_sls": lambda parameters: create_optimizer("adam_sls", parameters),
+        "adam_sls, every step": lambda parameters: create_optimizer("adam_sls", parameters, search_rate=float("inf")),
+        "AdamSLS as published": AdamSLS,
+        "salsa-optimizer AdamSLS": _authors("AdamSLS"),
+        "salsa-optimizer SaLSA": _authors("SaLSA"),
+    }
+    return {name: make for name, make in found.items() if make is not None}
+
+
+class Contestant:
+    """One optimizer with its own copy of the model."""
+
+    def __init__(self, make: Callable[[list[Tensor]], Any], args: BenchmarkArguments) -> None:
+        torch.manual_seed(0)
+        self.model = BertForSequenceClassification(BertConfig(**SHAPES[args.shape])).to(args.device)
+        self.optimizer = make(list(self.model.parameters()))
+        self.args = args
+        self.passes = 0
+        self.arithmetic: list[float] = []
+
+    def step(self, batch: tuple[Tensor, Tensor]) -> None:
+        """Take one step the way the optimizer wants it."""
+
+        def closure(backwards: bool = False) -> Tensor:
+            self.passes += 1
+            start = self._now()
+            with torch.autocast(self.args.device, torch.bfloat16, enabled=self.args.bf16):
+                logits = self.model(batch[0]).logits
+            loss = torch.nn.functional.cross_entropy(logits.float(), batch[1])
+            if backwards:
+                torch.autograd.backward(loss)
+            self.inside += self._now() - start
+            return loss
+
+        self.inside = 0.0
+        self.optimizer.zero_grad()
+        if isinstance(self.optimizer, torch.optim.AdamW | LineSearchOptimizer):
+            random_state = torch.get_rng_state()
+            loss = closure(backwards=True)
+            self.inside = 0.0
+            start = self._now()
+            if isinstance(self.optimizer, LineSearchOptimizer):
+
+                def replay() -> Tensor:
+                    torch.set_rng_state(random_state)
+                    return closure()
+
+                self.optimizer.step(replay, loss=loss)
+            else:
+                self.optimizer.step()
+            self.arithmetic.append(self._now() - start - self.inside)
+        else:
+            self.optimizer.step(closure)
+
+    def _now(self) -> float:
+        if self.args.device != "cpu":
+            torch.accelerator.synchronize()
+        return time.perf_counter()
+
+
+def make_batch(args: BenchmarkArguments, seed: int) -> tuple[Tensor, Tensor]:
+    """Return token ids of shape (batch, length) and labels of shape (batch,) that depend on them."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(1000, 30000, (args.batch_size, args.sequence_length), generator=generator)
+    return tokens.to(args.device), (tokens[:, 0] % 2).to(args.device)
+
+
+def measure(args: BenchmarkArguments) -> dict[str, dict[str, Any]]:
+    """Return the figures of each contestant."""
+    runs = {name: Contestant(make, args) for name, make in contestants().items()}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(args.rounds + 1):
+        batches = [make_batch(args, turn * args.steps + step) for step in range(args.steps)]
+        for name, run in runs.items():
+            start = run._now()
+            for batch in batches:
+                run.step(batch)
+            if turn > 0:
+                seconds[name].append((run._now() - start) / args.steps)
+    baseline = seconds[BASELINE]
+    foreach = statistics.median(runs["AdamW, foreach"].arithmetic)
+    figures = {}
+    for name, run in runs.items():
+        ratios = [mine / theirs for mine, theirs in zip(seconds[name], baseline)]
+        figures[name] = {
+            "milliseconds": 1e3 * statistics.median(seconds[name]),
+            "step_time": statistics.median(ratios),
+            "step_time_low": min(ratios),
+            "step_time_high": max(ratios),
+            "passes_per_step": run.passes / (args.steps * (args.rounds + 1)),
+            "arithmetic": statistics.median(run.arithmetic) / foreach if run.arithmetic else None,
+        }
+    return figures
+
+
+def peak_memory(args: BenchmarkArguments) -> int:
+    """Return the peak memory in bytes of a few steps of the one optimizer in this process."""
+    assert args.only is not None
+    run = Contestant(contestants()[args.only], args)
+    for step in range(4):
+        run.step(make_batch(args, step))
+    if args.device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def peak_memory_of(name: str) -> int:
+    """Return the peak memory of a process that runs one optimizer; before this process grows, as Linux inherits it."""
+    command = [sys.executable, "-m", "hf_sls.benchmark", *sys.argv[1:], "--only", name]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def main() -> None:
+    """Measure, print the table, write the file."""
+    (args,) = HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses()
+    if args.only is not None:
+        print(peak_memory(args))
+        return
+    peaks = {name: peak_memory_of(name) for name in contestants()}
+    figures = measure(args)
+    for name, row in figures.items():
+        row["peak_mebibytes"] = peaks[name] / 2**20
+        row["peak_memory"] = peaks[name] / peaks[BASELINE]
+    print(table(figures))
+    if args.output is not None:
+        machine = {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+            "processor": platform.machine(),
+            "threads": torch.get_num_threads(),
+        }
+        content = {"arguments": asdict(args), "machine": machine, "figures": figures}
+        Path(args.output).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def table(figures: dict[str, dict[str, Any]]) -> str:
+    """Return the figures as a Markdown table of ratios against the baseline."""
+    lines = [
+        "| optimizer | step time (low to high) | forward passes per step | optimizer arithmetic | peak memory |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in figures.items():
+        arithmetic = "" if row["arithmetic"] is None else f"{row['arithmetic']:.2f}"
+        lines.append(
+            f"| {name} | {row['step_time']:.2f} ({row['step_time_low']:.2f} to {row['step_time_high']:.2f}) "
+            f"| {row['passes_per_step']:.2f} | {arithmetic} | {row['peak_memory']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
