@@ -92,13 +92,12 @@ class LineSearchTrainerMixin(_Base):
 
     def _check_line_search(self) -> None:
         """Raise `ValueError` for what a line search cannot work with, before anything is trained."""
-        if is_line_search(self.args.optim):
-            check_arguments(self.args, schedules=("constant", "linear"))
-            if self.args.learning_rate != _DEFAULT_LEARNING_RATE:
-                logger.warning(
-                    f"learning_rate={self.args.learning_rate} is not used: a line search finds the step size itself. "
-                    "Where its first search starts is optim_args='init_step_size=...'."
-                )
+        check_arguments(self.args, schedules=("constant", "linear"))
+        if is_line_search(self.args.optim) and self.args.learning_rate != _DEFAULT_LEARNING_RATE:
+            logger.warning(
+                f"learning_rate={self.args.learning_rate} is not used: a line search finds the step size itself. "
+                "Where its first search starts is optim_args='init_step_size=...'."
+            )
         if self.lr_scheduler is not None:
             raise ValueError(
                 f"optimizers=(..., {type(self.lr_scheduler).__name__}): a line search finds the step size itself and "
@@ -140,6 +139,14 @@ class LineSearchTrainerMixin(_Base):
         return self.lr_scheduler
 
     # ---- The closure ----
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Start afresh, as `train()` may be called again and `auto_find_batch_size` begins again after a failure."""
+        self._closure = self._counts_at_last_log = None
+        try:
+            return super()._inner_training_loop(*args, **kwargs)
+        finally:
+            self._closure = None
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Run forward and backward as the Trainer does; with a line search also record them and arm the optimizer."""
@@ -208,10 +215,6 @@ class LineSearchTrainerMixin(_Base):
         return clip
 
     # ---- Logs ----
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        self._counts_at_last_log = None
-        return super().train(*args, **kwargs)
 
     def _get_learning_rate(self) -> float:
         optimizer = self.line_search_optimizer

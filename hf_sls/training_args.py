@@ -64,12 +64,13 @@ def optimizer_class_and_kwargs(args: TrainingArguments) -> tuple[type[LineSearch
 
 
 def check_arguments(args: TrainingArguments, schedules: tuple[str, ...]) -> None:
-    """Raise `ValueError` when `args` do not suit their line search, before a model is touched.
+    """Raise `ValueError` when `args` do not suit a line search, before a model is touched.
 
     Refused are a learning-rate schedule other than `schedules`, a warm-up, and bad `optim_args`.
     """
-    cls, kwargs = optimizer_class_and_kwargs(args)
-    cls([torch.zeros(())], **kwargs)
+    if is_line_search(args.optim):
+        cls, kwargs = optimizer_class_and_kwargs(args)
+        cls([torch.zeros(())], **kwargs)
     schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
     warmup = {key: getattr(args, key, 0) for key in ("warmup_steps", "warmup_ratio")}
     asked = {"lr_scheduler_type": schedule} if schedule not in schedules else {}
@@ -77,9 +78,8 @@ def check_arguments(args: TrainingArguments, schedules: tuple[str, ...]) -> None
     if asked:
         settings = ", ".join(f"{key}={value!r}" for key, value in asked.items())
         raise ValueError(
-            f"{settings} beside optim={str(getattr(args.optim, 'value', args.optim))!r}: a line search finds the step "
-            "size itself and follows no learning-rate schedule. Leave the schedule out (lr_scheduler_type='constant', "
-            "no warm-up), or use a stock optimizer."
+            f"{settings} beside a line search, which finds the step size itself and follows no learning-rate schedule. "
+            "Leave the schedule out (lr_scheduler_type='constant', no warm-up), or use a stock optimizer."
         )
 
 

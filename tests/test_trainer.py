@@ -197,6 +197,45 @@ def test_a_schedule_that_was_asked_for_is_refused(settings: dict[str, Any], cls:
         )
 
 
+def test_a_schedule_beside_an_optimizer_instance_is_refused(arguments: Any) -> None:
+    model = tiny_bert()
+    args = arguments(TrainingArguments, lr_scheduler_type="cosine")
+    with pytest.raises(ValueError, match="lr_scheduler_type='cosine'"):
+        SLSTrainer(model=model, args=args, optimizers=(AdamSLS(model.parameters()), None))
+
+
+def test_training_twice_starts_a_new_window(arguments: Any) -> None:
+    trainer = SLSTrainer(model=tiny_bert(), args=arguments(max_steps=1), train_dataset=classification_rows())
+    for _ in range(2):
+        trainer.train()
+        assert trainer.line_search_optimizer.last_report.outcome == "accepted"
+    assert trainer.line_search_optimizer.counts["steps"] == 2
+
+
+def test_auto_find_batch_size_begins_again(arguments: Any) -> None:
+    """Out of memory in the first trial: the window is forgotten and the parameters are as they were."""
+
+    class Small(SLSTrainer):
+        windows: list[int] = []
+
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            if self.in_trial and len(inputs["labels"]) > 4:
+                raise RuntimeError("CUDA out of memory.")
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            loss = super().training_step(*args, **kwargs)
+            self.windows.append(len(self._closure._micro_batches))
+            return loss
+
+    args = arguments(auto_find_batch_size=True, per_device_train_batch_size=8, max_steps=3)
+    trainer = Small(model=tiny_bert(), args=args, train_dataset=classification_rows())
+    trainer.train()
+    assert len(trainer.windows) > 3
+    assert set(trainer.windows) == {1}
+    assert trainer.line_search_optimizer.last_report.trials > 0
+
+
 def test_an_unused_learning_rate_is_mentioned(arguments: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "hf_sls"):
         SLSTrainer(model=tiny_bert(), args=arguments(learning_rate=0.5), train_dataset=classification_rows())

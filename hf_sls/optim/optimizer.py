@@ -202,11 +202,12 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     ) -> Tensor | float | None:
         """Take one step and return the loss before it.
 
-        `step(closure)` evaluates the closure once with gradients and runs backward itself; the trials repeat the
-        random state of that evaluation, so that dropout masks are the same. `step(closure, loss=loss)` is for after
-        the caller's own backward; the closure then has to restore the random state (`RandomState`) of the evaluation
-        that gave `loss`. Either way the random stream after the step is what it would be without the search, and
-        the parameters are as before, to the bit, after a rejected trial or an exception in the closure.
+        `step(closure)` clears the gradients, evaluates the closure once with gradients and runs backward itself; the
+        trials repeat the random state of that evaluation, so that dropout masks are the same.
+        `step(closure, loss=loss)` is for after the caller's own backward; the closure then has to restore the random
+        state (`RandomState`) of the evaluation that gave `loss`. Either way the random stream after the step is what it
+        would be without the search, and the parameters are as before, to the bit, after a rejected trial or an
+        exception in the closure.
 
         Args:
             closure: returns the loss of the current mini-batch, a scalar, and does not call backward. Trials call it
