@@ -43,7 +43,7 @@ class LineSearchTrainerMixin(_Base):
 
     - `step_size`: the step size of the last step,
     - `ls_trials`, `ls_backtracks`: forward passes of the search and rejected trials, per step,
-    - `loss_decrease`: `f(w) - f(w + eta p)` per search,
+    - `loss_decrease`: `f(w) - f(w + eta p)` per search, where there was one,
 
     and the final metrics `train_forward_passes_per_step`, the one with gradients included.
 
@@ -232,7 +232,8 @@ class LineSearchTrainerMixin(_Base):
                 logs["step_size"] = optimizer.param_groups[0]["step_size"]
                 logs["ls_trials"] = since["trials"] / max(since["steps"], 1)
                 logs["ls_backtracks"] = since["backtracks"] / max(since["steps"], 1)
-                logs["loss_decrease"] = since["loss_decrease"] / max(since["searches"], 1)
+                if since["searches"]:
+                    logs["loss_decrease"] = since["loss_decrease"] / since["searches"]
                 self._counts_at_last_log = counts
             elif "train_loss" in logs:
                 logs["train_forward_passes_per_step"] = 1 + counts["trials"] / max(counts["steps"], 1)
