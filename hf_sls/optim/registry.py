@@ -20,7 +20,7 @@ _FEW_TRIALS = {
 }
 
 RECOMMENDED: dict[str, dict[str, Any]] = {
-    "adam_sls": {"search_direction": "momentum", "c": 0.7, **_FEW_TRIALS},
+    "adam_sls": {"search_direction": "momentum", "c": 0.8, **_FEW_TRIALS},
     "sgd_sls": {"init_step_size": 1.0, **_FEW_TRIALS},
 }
 """Where `optim=` departs from the published defaults of the class; docs/choosing.md has the evidence."""
