@@ -204,7 +204,8 @@ def main() -> None:
             "processor": platform.machine(),
             "threads": torch.get_num_threads(),
         }
-        content = {"arguments": asdict(args), "machine": machine, "figures": figures}
+        arguments = {name: value for name, value in asdict(args).items() if name not in ("only", "output")}
+        content = {"arguments": arguments, "machine": machine, "figures": figures}
         Path(args.output).write_text(json.dumps(content, indent=2) + "\n")
 
 

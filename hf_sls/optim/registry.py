@@ -16,7 +16,7 @@ _FEW_TRIALS = {
     "interpolate": True,
     "lower_bound": 0.0,
     "search_rate": 0.1,
-    "search_credit": 10.0,
+    "search_credit": 12.0,
 }
 
 RECOMMENDED: dict[str, dict[str, Any]] = {
