@@ -44,7 +44,7 @@ class SearchReport:
         step_size: the step size taken, or the one that the next search starts from.
         trials: forward passes of the search, beyond the one that gave the gradient.
         backtracks: rejected trials.
-        loss: the loss before the step, `f(w)`; NaN on steps without a search.
+        loss: the loss before the step, `f(w)`.
         loss_decrease: `f(w) - f(w + eta p)` at the accepted trial; NaN where there is none.
         slope: `s = -<g, p>`; NaN on steps without a search.
     """
@@ -234,42 +234,39 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 loss = closure()
                 loss.backward()  # type: ignore[union-attr]
 
-        if self.search_due:
-            self.last_report = self._searched_step(closure, loss, gradient_scale, random_state)
-        else:
-            self.last_report = self._plain_step()
+        self.last_report = self._step(closure, loss, gradient_scale, random_state)
         self._count(self.last_report)
         return loss.detach() if isinstance(loss, Tensor) else loss
 
-    def _plain_step(self) -> SearchReport:
-        for group in self.param_groups:
-            move = self._move([group])
-            self.direction.accumulate(move.gradients, move.states)
-            move.take(self.direction.applied(move.gradients, move.states), group["step_size"])
-            memory = group["line_search"]
-            group["line_search"] = {**memory, "cadence": self.cadence.skipped(memory["cadence"])}
-        return SearchReport("not_searched", self.param_groups[0]["step_size"])
-
-    def _searched_step(
+    def _step(
         self,
         closure: Closure,
         loss: Tensor | float,
         gradient_scale: Tensor | float,
         random_state: RandomState | None,
     ) -> SearchReport:
-        indices = self._searched_indices()
+        indices = self._searched_indices() if self.search_due else []
         searched = self._move([self.param_groups[i] for i in indices])
         others = [self._move([group]) for i, group in enumerate(self.param_groups) if i not in indices]
 
-        start_loss, *squares = to_floats(loss, *(dot(move.gradients, move.gradients) for move in [searched, *others]))
+        moves = [move for move in [searched, *others] if move.parameters]
+        start_loss, *squares = to_floats(loss, *(dot(move.gradients, move.gradients) for move in moves))
         if not all(map(isfinite, [start_loss, *squares])):
-            return SearchReport("non_finite", searched.step_size, loss=start_loss)
-        for move in [searched, *others]:
+            return SearchReport("non_finite", self.param_groups[0]["step_size"], loss=start_loss)
+        for move in moves:
             self.direction.accumulate(move.gradients, move.states)
-        resolution = _rounding(loss) * abs(start_loss)
-        report = self._search(searched, closure, start_loss, resolution, gradient_scale, random_state)
-        for move in others:
-            move.take(self.direction.applied(move.gradients, move.states), move.step_size)
+
+        if searched.groups:
+            resolution = _rounding(loss) * abs(start_loss)
+            report = self._search(searched, closure, start_loss, resolution, gradient_scale, random_state)
+        else:
+            report = SearchReport("not_searched", self.param_groups[0]["step_size"], loss=start_loss)
+            for group in self.param_groups:
+                memory = group["line_search"]
+                group["line_search"] = {**memory, "cadence": self.cadence.skipped(memory["cadence"])}
+        for move in moves:
+            if move is not searched:
+                move.take(self.direction.applied(move.gradients, move.states), move.step_size)
         return report
 
     def _search(
@@ -281,6 +278,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         gradient_scale: Tensor | float,
         random_state: RandomState | None,
     ) -> SearchReport:
+        if not move.parameters:
+            return SearchReport("no_slope", move.step_size, loss=loss)
         applied = self.direction.applied(move.gradients, move.states)
         searched = self.direction.searched(move.gradients, move.states, applied)
         (slope,) = to_floats(dot(move.gradients, searched) * gradient_scale)

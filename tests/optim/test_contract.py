@@ -137,11 +137,16 @@ def test_both_step_conventions_agree(member: str) -> None:
 
 @every_member
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_loss_that_is_not_finite_takes_no_step_and_spoils_nothing(member: str, value: float) -> None:
+@pytest.mark.parametrize("steps_before", [1, 40])
+def test_a_loss_that_is_not_finite_takes_no_step_and_spoils_nothing(
+    member: str, value: float, steps_before: int
+) -> None:
+    """On a step that would have been searched, and on one that would not."""
     model = Network()
     optimizer = MEMBERS[member](model.parameters())
-    first, second = model.closures(2)
-    optimizer.step(first)
+    *first, second = model.closures(steps_before + 1)
+    for closure in first:
+        optimizer.step(closure)
     before, moments = snapshot(model), moment_sums(optimizer)
     optimizer.step(lambda: second() * value)
     assert optimizer.last_report.outcome == "non_finite"
@@ -213,6 +218,26 @@ def test_missing_gradients_are_skipped_and_frozen_parameters_stay(member: str) -
     assert not torch.equal(used.detach(), torch.ones(2))
     assert torch.equal(unused.detach(), torch.ones(2))
     assert torch.equal(frozen, torch.ones(2))
+
+
+@every_member
+def test_a_group_without_gradients_is_no_obstacle(member: str) -> None:
+    """LoRA leaves the Trainer's group without weight decay empty."""
+    used, unused = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = MEMBERS[member]([{"params": [used]}, {"params": []}, {"params": [unused]}])
+    for _ in range(40):
+        optimizer.step(lambda: used.square().sum())
+    assert float(used.detach().abs().max()) < 0.5
+    assert torch.equal(unused.detach(), torch.ones(2))
+
+
+@every_member
+def test_no_gradient_at_all_takes_no_step(member: str) -> None:
+    used, unused = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = MEMBERS[member]([unused])
+    optimizer.step(lambda: used.square().sum())
+    assert optimizer.last_report.outcome == "no_slope"
+    assert torch.equal(unused.detach(), torch.ones(2))
 
 
 @every_member
