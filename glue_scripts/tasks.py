@@ -25,12 +25,15 @@ Scores = dict[str, float]
 
 @dataclass(frozen=True)
 class Task:
-    """One GLUE task. `labels` are the names in the order of their ids, empty for regression."""
+    """One GLUE task. `labels` are the names in the order of their ids, empty for regression; `headline` is the score to
+    show where there is room for one.
+    """
 
     name: str
     columns: tuple[str, ...]
     labels: tuple[str, ...]
     metric: Callable[[np.ndarray, np.ndarray], Scores]
+    headline: str = "accuracy"
     evaluation_splits: tuple[str, ...] = ("validation",)
     test_splits: tuple[str, ...] = ("test",)
 
@@ -65,7 +68,7 @@ _PARAPHRASE = ("not_equivalent", "equivalent")
 TASKS = {
     task.name: task
     for task in (
-        Task("cola", ("sentence",), ("unacceptable", "acceptable"), _matthews),
+        Task("cola", ("sentence",), ("unacceptable", "acceptable"), _matthews, "matthews_correlation"),
         Task(
             "mnli",
             ("premise", "hypothesis"),
@@ -79,7 +82,7 @@ TASKS = {
         Task("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), _accuracy_and_f1),
         Task("rte", ("sentence1", "sentence2"), _ENTAILMENT, _accuracy),
         Task("sst2", ("sentence",), ("negative", "positive"), _accuracy),
-        Task("stsb", ("sentence1", "sentence2"), (), _correlations),
+        Task("stsb", ("sentence1", "sentence2"), (), _correlations, "pearson"),
         Task("wnli", ("sentence1", "sentence2"), ("not_entailment", "entailment"), _accuracy),
     )
 }

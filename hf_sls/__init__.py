@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .closure import LossClosure
 from .optim import SGDSLS, AdamSLS, LineSearchOptimizer, RandomState, SearchReport, create_optimizer
+from .plotting import plot_run
 from .training_args import SLSTrainingArguments
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = [
     "SLSTrainingArguments",
     "SearchReport",
     "create_optimizer",
+    "plot_run",
 ]
 
 

