@@ -184,7 +184,7 @@ def main() -> None:
         picture = Path(args.output_dir) / "run.png"
         try:
             plot_run(trainer.state.log_history, picture, metric=f"eval_{task.headline}")
-            logger.info(f"Loss, step size and {task.headline}: {picture}")
+            print(f"Loss, step size and {task.headline}: {picture}")
         except ImportError as error:
             logger.warning(error)
 
