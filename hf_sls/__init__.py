@@ -11,7 +11,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .closure import LossClosure
-from .optim import SGDSLS, AdamSLS, LineSearchOptimizer, RandomState, SearchReport, create_optimizer
+from .optim import (
+    PLASLS,
+    SGDSLS,
+    AdagradSLS,
+    AdamSLS,
+    AMSGradSLS,
+    LineSearchOptimizer,
+    PoNoS,
+    RandomState,
+    SaLSa,
+    SearchReport,
+    SGDSaLSa,
+    create_optimizer,
+    layer_groups,
+)
 from .plotting import plot_run
 from .training_args import SLSTrainingArguments
 
@@ -21,16 +35,23 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "PLASLS",
     "SGDSLS",
+    "AMSGradSLS",
+    "AdagradSLS",
     "AdamSLS",
     "LineSearchOptimizer",
     "LineSearchTrainerMixin",
     "LossClosure",
+    "PoNoS",
     "RandomState",
+    "SGDSaLSa",
     "SLSTrainer",
     "SLSTrainingArguments",
+    "SaLSa",
     "SearchReport",
     "create_optimizer",
+    "layer_groups",
     "plot_run",
 ]
 

@@ -21,7 +21,7 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 
 from .closure import LossClosure
 from .model_card import with_line_search
-from .optim import LineSearchOptimizer
+from .optim import PLASLS, LineSearchOptimizer, layer_groups
 from .training_args import check_arguments, is_line_search, optimizer_class_and_kwargs
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,12 @@ class LineSearchTrainerMixin(_Base):
     def get_optimizer_cls_and_kwargs(cls, args: TrainingArguments, model: Any = None) -> tuple[Any, dict[str, Any]]:
         """Return the line-search class and its arguments for its `optim` names, else what the Trainer returns."""
         if is_line_search(args.optim):
-            return optimizer_class_and_kwargs(args)
+            optimizer_class, kwargs = optimizer_class_and_kwargs(args)
+            if optimizer_class is PLASLS and model is not None:
+                decaying = cls.get_decay_parameter_names(None, model)
+                blocks = kwargs.get("blocks", 8)
+                kwargs["params"] = layer_groups(model, blocks, args.weight_decay, decaying)
+            return optimizer_class, kwargs
         return super().get_optimizer_cls_and_kwargs(args, model)
 
     def _wants_line_search(self) -> bool:

@@ -16,9 +16,9 @@ from packaging.version import Version
 from transformers import SchedulerType, TrainingArguments
 from transformers.training_args import OptimizerNames
 
-from .optim import OPTIMIZERS, RECOMMENDED, LineSearchOptimizer
+from .optim import OPTIMIZERS, RECOMMENDED, LineSearchOptimizer, SearchSettings
 
-_SET_ELSEWHERE = ("self", "params", "betas", "weight_decay")
+_SET_ELSEWHERE = ("return", "params", "betas", "search", "weight_decay")
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -91,7 +91,7 @@ def parse_optim_args(optim: str, text: str | None) -> dict[str, Any]:
             allowed.
     """
     name = getattr(optim, "value", optim)
-    allowed = {key: kind for key, kind in get_type_hints(OPTIMIZERS[name].__init__).items() if key in _names(name)}
+    allowed = _settings(name)
     listing = ", ".join(f"{key} ({_describe(kind)})" for key, kind in allowed.items())
     settings: dict[str, Any] = {}
     for part in filter(None, (text or "").replace(" ", "").split(",")):
@@ -108,8 +108,10 @@ def parse_optim_args(optim: str, text: str | None) -> dict[str, Any]:
     return settings
 
 
-def _names(name: str) -> list[str]:
-    return [key for key in inspect.signature(OPTIMIZERS[name].__init__).parameters if key not in _SET_ELSEWHERE]
+def _settings(name: str) -> dict[str, Any]:
+    """Return the arguments of an optimizer that `optim_args` may set, with their types."""
+    hints = {**get_type_hints(OPTIMIZERS[name].__init__), **get_type_hints(SearchSettings)}
+    return {key: kind for key, kind in hints.items() if key not in _SET_ELSEWHERE}
 
 
 def _describe(kind: Any) -> str:

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from hf_sls.optim import (
+    OPTIMIZERS,
+    PLASLS,
     SGDSLS,
+    AdagradSLS,
     Adam,
     AdamSLS,
     Adaptive,
+    AMSGradSLS,
     Armijo,
     Backtracking,
     LastStep,
     LineSearchOptimizer,
+    PoNoS,
+    SaLSa,
+    SGDSaLSa,
     create_optimizer,
 )
 
 MEMBERS: dict[str, Callable[..., LineSearchOptimizer]] = {
     "SGDSLS": SGDSLS,
     "AdamSLS": AdamSLS,
+    "AMSGradSLS": AMSGradSLS,
+    "AdagradSLS": AdagradSLS,
+    "PLASLS": PLASLS,
+    "SaLSa": SaLSa,
+    "SGDSaLSa": SGDSaLSa,
+    "PoNoS": PoNoS,
     "AdamSLS, momentum": lambda params, **settings: AdamSLS(params, search_direction="momentum", **settings),
-    "sgd_sls": lambda params, **settings: create_optimizer("sgd_sls", params, **settings),
-    "adam_sls": lambda params, **settings: create_optimizer("adam_sls", params, **settings),
+    **{name: partial(create_optimizer, name) for name in OPTIMIZERS},
     "adaptive cadence": lambda params, **settings: adaptive(params, **settings),
 }
 

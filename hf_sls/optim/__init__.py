@@ -7,19 +7,24 @@ search (`cadence`) and which groups one search moves (`partition`). The named op
 
 from .backtracking import Backtracking, SearchResult
 from .cadence import Adaptive, Budget, Cadence, EveryStep
-from .criterion import Armijo, Criterion, Line
-from .direction import Adam, Direction, Gradient
-from .family import SGDSLS, AdamSLS
-from .initial_step import InitialStep, LastStep
+from .criterion import Armijo, Criterion, Line, NonMonotone, Smoothed
+from .direction import Adagrad, Adam, Direction, Gradient
+from .family import PLASLS, SGDSLS, AdagradSLS, AdamSLS, AMSGradSLS, PoNoS, SaLSa, SearchSettings, SGDSaLSa
+from .initial_step import InitialStep, LastStep, ParabolaMinimum, Polyak
+from .layer_groups import layer_groups
 from .optimizer import LineSearchOptimizer, SearchReport
-from .partition import Joint, Partition
+from .partition import Cyclic, Joint, Partition
 from .random_state import RandomState
 from .registry import OPTIMIZERS, RECOMMENDED, create_optimizer
 
 __all__ = [
     "OPTIMIZERS",
+    "PLASLS",
     "RECOMMENDED",
     "SGDSLS",
+    "AMSGradSLS",
+    "Adagrad",
+    "AdagradSLS",
     "Adam",
     "AdamSLS",
     "Adaptive",
@@ -28,6 +33,7 @@ __all__ = [
     "Budget",
     "Cadence",
     "Criterion",
+    "Cyclic",
     "Direction",
     "EveryStep",
     "Gradient",
@@ -36,9 +42,18 @@ __all__ = [
     "LastStep",
     "Line",
     "LineSearchOptimizer",
+    "NonMonotone",
+    "ParabolaMinimum",
     "Partition",
+    "PoNoS",
+    "Polyak",
     "RandomState",
+    "SGDSaLSa",
+    "SaLSa",
     "SearchReport",
     "SearchResult",
+    "SearchSettings",
+    "Smoothed",
     "create_optimizer",
+    "layer_groups",
 ]

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+_CHUNK = 2**22
+
+
+def chunks(tensors: Sequence[Tensor], *others: Sequence[Any]) -> Iterator[tuple[list[Any], ...]]:
+    """Yield parallel lists in parts of a few million elements, so that a temporary never is a copy of the model."""
+    start, size = 0, 0
+    for end, tensor in enumerate(tensors, start=1):
+        size += tensor.numel()
+        if size >= _CHUNK or end == len(tensors):
+            yield tuple(list(items[start:end]) for items in (tensors, *others))
+            start, size = end, 0
 
 
 def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
@@ -15,9 +28,12 @@ def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     """
     if not left:
         return torch.zeros(())
-    device = left[0].device
-    products = [torch.dot(_flat(x), _flat(y)) for x, y in zip(left, right)]
-    return torch.stack([product.to(device) for product in products]).sum()
+    return total([torch.dot(_flat(x), _flat(y)) for x, y in zip(left, right)])
+
+
+def total(scalars: Sequence[Tensor]) -> Tensor:
+    """Return the sum of 0-dim tensors, on the device of the first."""
+    return torch.stack([scalar.to(scalars[0].device) for scalar in scalars]).sum()
 
 
 def _flat(tensor: Tensor) -> Tensor:

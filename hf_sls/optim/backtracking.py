@@ -23,6 +23,11 @@ class SearchResult:
     trials: int
     outcome: Outcome
 
+    @property
+    def backtracks(self) -> int:
+        """The number of rejected trials."""
+        return self.trials - (self.outcome == "accepted")
+
 
 @dataclass(frozen=True)
 class Backtracking:
@@ -33,8 +38,9 @@ class Backtracking:
     Numerical Optimization, section 3.5), less a tenth so that rounding does not decide, and between `max_shrink` and
     `shrink` times the rejected step.
 
-    The search ends without a step when `max_trials` steps were rejected, or when the decrease that the slope still
-    promises is below `resolution`, the rounding of the loss: below it, accepting or rejecting would follow noise.
+    The search ends without a step when `max_trials` steps were rejected, or when the decrease that the slope or the
+    line still promises is below `resolution`, the rounding of the loss: there, accepting or rejecting would follow
+    noise.
 
     No step is tried that only a loss below `lower_bound` could pass.
 
@@ -72,7 +78,7 @@ class Backtracking:
             phi: the loss of the mini-batch as a function of the step size.
             line: the line of acceptance.
             loss: `phi(0)`.
-            slope: `-phi'(0)`, positive.
+            slope: `-phi'(0)`.
             step_size: the first step size to try.
             resolution: the smallest difference of two losses that means anything.
         """
@@ -80,7 +86,7 @@ class Backtracking:
             step_size = min(step_size, line.reach(self.lower_bound))
         trial_loss = float("nan")
         for trials in range(self.max_trials):
-            if step_size * slope <= resolution:
+            if step_size * max(slope, line.rate) <= resolution:
                 return SearchResult(step_size, trial_loss, trials, "unresolvable")
             trial_loss = phi(step_size)
             if line.accepts(step_size, trial_loss):

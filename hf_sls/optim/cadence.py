@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ._validation import check_integer, check_range
+from .backtracking import SearchResult
 
 Memory = dict[str, float]
 
@@ -21,8 +22,8 @@ class Cadence(Protocol):
         """Whether the next step has to search."""
         ...
 
-    def searched(self, step_size: float, trials: int, memory: Memory) -> Memory:
-        """Return the memory after a step that took `step_size`, found by a search of `trials` trials."""
+    def searched(self, result: SearchResult, memory: Memory) -> Memory:
+        """Return the memory after a step with a search."""
         ...
 
     def skipped(self, memory: Memory) -> Memory:
@@ -40,7 +41,7 @@ class EveryStep:
     def due(self, memory: Memory) -> bool:
         return True
 
-    def searched(self, step_size: float, trials: int, memory: Memory) -> Memory:
+    def searched(self, result: SearchResult, memory: Memory) -> Memory:
         return memory
 
     def skipped(self, memory: Memory) -> Memory:
@@ -84,8 +85,10 @@ class Adaptive:
         interval = self.max_interval if change * self.max_interval <= 1 else 1 / change
         return memory["steps_since_search"] + 1 >= interval
 
-    def searched(self, step_size: float, trials: int, memory: Memory) -> Memory:
-        first = memory["searches"] == 0
+    def searched(self, result: SearchResult, memory: Memory) -> Memory:
+        if result.outcome != "accepted":
+            return memory
+        first, step_size = memory["searches"] == 0, result.step_size
         return {
             "searches": memory["searches"] + 1,
             "steps_since_search": 0,
@@ -122,8 +125,8 @@ class Budget:
     def due(self, memory: Memory) -> bool:
         return memory["trials"] < self.credit + self.rate * (memory["steps"] + 1)
 
-    def searched(self, step_size: float, trials: int, memory: Memory) -> Memory:
-        return {"steps": memory["steps"] + 1, "trials": memory["trials"] + trials}
+    def searched(self, result: SearchResult, memory: Memory) -> Memory:
+        return {"steps": memory["steps"] + 1, "trials": memory["trials"] + result.trials}
 
     def skipped(self, memory: Memory) -> Memory:
         return {**memory, "steps": memory["steps"] + 1}

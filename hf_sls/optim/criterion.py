@@ -70,3 +70,81 @@ class Armijo:
 
     def accepted(self, loss: float, slope: float, accepted_loss: float, memory: Memory) -> Memory:
         return memory
+
+
+@dataclass(frozen=True)
+class Smoothed:
+    r"""Sufficient decrease on the average over the batches (SaLSa, arXiv 2407.20650).
+
+    With the decrease `h(eta) = f(w) - f(w + eta p)` of this batch and averages over the accepted steps before it,
+    `eta` is accepted when `hs >= c * eta * ss`, where::
+
+        hs_k = B hs_{k-1} + (1 - B) h_k(eta)        ss_k = B ss_{k-1} + (1 - B) s_k
+
+    A single batch that disagrees with the others then cannot throw the step size over; and a batch along which the
+    direction ascends is tested like any other, as long as the averaged slope is positive. The averages start at the
+    first accepted step, which therefore is Armijo's.
+
+    Args:
+        c: as in `Armijo`.
+        smoothing: B, in [0, 1); 0 is Armijo.
+    """
+
+    c: float = 0.5
+    smoothing: float = 0.9
+
+    def __post_init__(self) -> None:
+        check_range("c", self.c, low=0.0, high=1.0, include_low=False, include_high=False)
+        check_range("smoothing", self.smoothing, low=0.0, high=1.0, include_high=False)
+
+    def new_memory(self) -> Memory:
+        return {"decrease": 0.0, "slope": 0.0}
+
+    def line(self, loss: float, slope: float, memory: Memory) -> Line:
+        fresh = 1 - self.smoothing
+        return Line(
+            intercept=loss + self.smoothing * memory["decrease"] / fresh,
+            rate=self.c * (self.smoothing * memory["slope"] / fresh + slope),
+        )
+
+    def accepted(self, loss: float, slope: float, accepted_loss: float, memory: Memory) -> Memory:
+        def average(past: float, present: float) -> float:
+            return self.smoothing * past + (1 - self.smoothing) * present
+
+        return {
+            "decrease": average(memory["decrease"], loss - accepted_loss),
+            "slope": average(memory["slope"], slope),
+        }
+
+
+@dataclass(frozen=True)
+class NonMonotone:
+    """Sufficient decrease below an average of the losses so far (PoNoS, arXiv 2306.12747; Zhang and Hager 2004).
+
+    `f(w + eta p) <= max(C, f(w)) - c * eta * s`, with `C := (xi Q C + f(w)) / (xi Q + 1)`, `Q := xi Q + 1` before each
+    test, from `Q = 0`.
+
+    Args:
+        c: as in `Armijo`.
+        xi: weight of the past, in [0, 1]; 0 is Armijo, 1 the mean of all losses.
+    """
+
+    c: float = 0.5
+    xi: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_range("c", self.c, low=0.0, high=1.0, include_low=False, include_high=False)
+        check_range("xi", self.xi, low=0.0, high=1.0)
+
+    def new_memory(self) -> Memory:
+        return {"C": 0.0, "Q": 0.0}
+
+    def line(self, loss: float, slope: float, memory: Memory) -> Line:
+        return Line(intercept=max(self._average(loss, memory)["C"], loss), rate=self.c * slope)
+
+    def accepted(self, loss: float, slope: float, accepted_loss: float, memory: Memory) -> Memory:
+        return self._average(loss, memory)
+
+    def _average(self, loss: float, memory: Memory) -> Memory:
+        past = self.xi * memory["Q"]
+        return {"C": (past * memory["C"] + loss) / (past + 1), "Q": past + 1}

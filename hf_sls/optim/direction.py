@@ -7,62 +7,129 @@ direction is `p = -u`, and the slope of the mini-batch loss along it is `s = <g,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from functools import cache
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
+from ._tensors import chunks
 from ._validation import check_choice, check_range
 
 SearchDirection = Literal["gradient", "momentum"]
+State = dict[str, Any]
 
 
-class Direction(Protocol):
-    """What a step moves along. A frozen rule; its moments live in the optimizer's per-parameter state."""
+class Direction:
+    """What a step moves along. A frozen rule; its moments live in the optimizer's per-parameter state.
 
-    def new_state(self, parameter: Tensor) -> dict[str, Any]:
+    A direction of your own defines `new_state`, `accumulate` and `applied`, and `searched` if it searches along another
+    update than it applies. All lists are of the same length, one item for each parameter with a gradient.
+    """
+
+    searches_applied: bool = True
+    """Whether `searched` is `applied`, so that the point tested is the point taken."""
+
+    def new_state(self, parameter: Tensor) -> State:
         """Return the moments of one parameter before its first step."""
-        ...
-
-    def accumulate(self, gradients: list[Tensor], states: list[dict[str, Any]]) -> None:
-        """Fold the gradients into the moments, in place."""
-        ...
-
-    def applied(self, gradients: list[Tensor], states: list[dict[str, Any]]) -> list[Tensor]:
-        """Return the update that the step takes (d in the papers)."""
-        ...
-
-    def searched(self, gradients: list[Tensor], states: list[dict[str, Any]], applied: list[Tensor]) -> list[Tensor]:
-        """Return the update that the search tries (p in the papers): `applied` itself, or another one."""
-        ...
-
-    def steepest(self, gradients: list[Tensor], states: list[dict[str, Any]]) -> list[Tensor]:
-        """Return an update of positive slope for any gradient other than zero, for when `searched` has none."""
-        ...
-
-
-@dataclass(frozen=True)
-class Gradient:
-    """The gradient itself: `d = p = -g`, slope `||g||^2` (SLS, Vaswani et al. 2019, arXiv 1905.09997)."""
-
-    def new_state(self, parameter: Tensor) -> dict[str, Any]:
         return {}
 
-    def accumulate(self, gradients: list[Tensor], states: list[dict[str, Any]]) -> None:
-        return
+    def accumulate(self, gradients: list[Tensor], states: list[State]) -> None:
+        """Fold the gradients into the moments, in place."""
 
-    def applied(self, gradients: list[Tensor], states: list[dict[str, Any]]) -> list[Tensor]:
-        return list(gradients)
+    def applied(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
+        """Return the update that the step takes (d in the papers), after `accumulate`."""
+        raise NotImplementedError
 
-    def searched(self, gradients: list[Tensor], states: list[dict[str, Any]], applied: list[Tensor]) -> list[Tensor]:
-        return applied
+    def searched(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
+        """Return the update that the search tries (p in the papers), after `accumulate`."""
+        return self.applied(gradients, states)
 
-    def steepest(self, gradients: list[Tensor], states: list[dict[str, Any]]) -> list[Tensor]:
-        return list(gradients)
+    def steepest(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
+        """Return an update of positive slope for any gradient other than zero, for when `searched` has none."""
+        return gradients
+
+    def advance(
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        states: list[State],
+        step_size: float,
+        weight_decay: float,
+        skip: Tensor,
+    ) -> None:
+        """Accumulate and take the whole step, `w <- w - eta * weight_decay * w - eta * u`.
+
+        Overridden where torch has a fused kernel for it.
+
+        Args:
+            parameters: moved in place.
+            gradients: of the parameters.
+            states: of the parameters.
+            step_size: eta.
+            weight_decay: decoupled, times the step size.
+            skip: 0-dim tensor, 1.0 when nothing is to change (the loss or the gradient is not finite), else 0.0.
+        """
+        if skip:
+            return
+        self.accumulate(gradients, states)
+        if weight_decay:
+            torch._foreach_mul_(parameters, 1 - step_size * weight_decay)
+        for part, part_gradients, part_states in chunks(parameters, gradients, states):
+            torch._foreach_add_(part, self.applied(part_gradients, part_states), alpha=-step_size)
+
+
+@cache
+def _has_fused_kernel(optimizer: str, device: torch.device, dtype: torch.dtype) -> bool:
+    try:
+        getattr(torch.optim, optimizer)([torch.empty(0, device=device, dtype=dtype)], fused=True)
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
+def _can_fuse(optimizer: str, parameters: list[Tensor]) -> bool:
+    kinds = {(parameter.device, parameter.dtype) for parameter in parameters}
+    return all(_has_fused_kernel(optimizer, *kind) for kind in kinds)
 
 
 @dataclass(frozen=True)
-class Adam:
+class Gradient(Direction):
+    """The gradient itself: `d = p = -g`, slope `||g||^2` (SLS, Vaswani et al. 2019, arXiv 1905.09997)."""
+
+    def applied(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
+        return gradients
+
+    def advance(
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        states: list[State],
+        step_size: float,
+        weight_decay: float,
+        skip: Tensor,
+    ) -> None:
+        if not _can_fuse("SGD", parameters):
+            return super().advance(parameters, gradients, states, step_size, weight_decay, skip)
+        sgd(
+            parameters,
+            gradients,
+            [None] * len(parameters),
+            fused=True,
+            found_inf=skip,
+            weight_decay=weight_decay,
+            momentum=0.0,
+            lr=step_size,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )
+
+
+@dataclass(frozen=True)
+class Adam(Direction):
     """Adam's preconditioned momentum: `d = -m^ / (sqrt(v^) + eps)`, with the moments of `torch.optim.Adam`.
 
     Args:
@@ -71,11 +138,13 @@ class Adam:
         search: what the search moves along. `"gradient"`: `p = -g / (sqrt(v^) + eps)`, and the step size found is
             applied along `d` (arXiv 2403.18506). `"momentum"`: `p = d`, so that the point tested is the point taken
             (arXiv 2403.18519); on a step where `d` does not descend, the gradient is searched instead.
+        amsgrad: whether `v^` is the largest so far (Reddi et al. 2018), as in `torch.optim.Adam(amsgrad=True)`.
     """
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     search: SearchDirection = "momentum"
+    amsgrad: bool = False
 
     def __post_init__(self) -> None:
         if len(self.betas) != 2:
@@ -85,41 +154,108 @@ class Adam:
         check_range("eps", self.eps, low=0.0)
         check_choice("search", self.search, get_args(SearchDirection))
 
-    def new_state(self, parameter: Tensor) -> dict[str, Any]:
-        return {
-            "step": torch.zeros((), dtype=torch.float32),
-            "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-            "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-        }
+    @property
+    def searches_applied(self) -> bool:  # type: ignore[override]
+        return self.search == "momentum"
 
-    def accumulate(self, gradients: list[Tensor], states: list[dict[str, Any]]) -> None:
+    def new_state(self, parameter: Tensor) -> State:
+        names = ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if self.amsgrad else ()))
+        moments = {name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in names}
+        return {"step": torch.zeros((), dtype=torch.float32, device=parameter.device), **moments}
+
+    def accumulate(self, gradients: list[Tensor], states: list[State]) -> None:
         beta1, beta2 = self.betas
         exp_avg_sq = [state["exp_avg_sq"] for state in states]
         torch._foreach_add_([state["step"] for state in states], 1.0)
         torch._foreach_lerp_([state["exp_avg"] for state in states], gradients, 1 - beta1)
         torch._foreach_mul_(exp_avg_sq, beta2)
         torch._foreach_addcmul_(exp_avg_sq, gradients, gradients, 1 - beta2)
+        if self.amsgrad:
+            torch._foreach_maximum_([state["max_exp_avg_sq"] for state in states], exp_avg_sq)
 
-    def applied(self, gradients: list[Tensor], states: list[dict[str, Any]]) -> list[Tensor]:
+    def applied(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
         updates = self._preconditioned([state["exp_avg"] for state in states], states)
-        torch._foreach_div_(updates, [1 - self.betas[0] ** _step(state) for state in states])
+        torch._foreach_div_(updates, [1 - self.betas[0] ** step for step in _steps(states)])
         return updates
 
-    def searched(self, gradients: list[Tensor], states: list[dict[str, Any]], applied: list[Tensor]) -> list[Tensor]:
-        return applied if self.search == "momentum" else self.steepest(gradients, states)
+    def searched(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
+        return self.applied(gradients, states) if self.searches_applied else self.steepest(gradients, states)
 
-    def steepest(self, gradients: list[Tensor], states: list[dict[str, Any]]) -> list[Tensor]:
+    def steepest(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
         return self._preconditioned(gradients, states)
 
-    def _preconditioned(self, vectors: list[Tensor], states: list[dict[str, Any]]) -> list[Tensor]:
+    def _preconditioned(self, vectors: list[Tensor], states: list[State]) -> list[Tensor]:
         """Return `vectors / (sqrt(v^) + eps)`."""
-        updates = torch._foreach_sqrt([state["exp_avg_sq"] for state in states])
-        torch._foreach_div_(updates, [(1 - self.betas[1] ** _step(state)) ** 0.5 for state in states])
+        second_moment = "max_exp_avg_sq" if self.amsgrad else "exp_avg_sq"
+        updates = torch._foreach_sqrt([state[second_moment] for state in states])
+        torch._foreach_div_(updates, [(1 - self.betas[1] ** step) ** 0.5 for step in _steps(states)])
         torch._foreach_add_(updates, self.eps)
         torch._foreach_reciprocal_(updates)
         torch._foreach_mul_(updates, vectors)
         return list(updates)
 
+    def advance(
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        states: list[State],
+        step_size: float,
+        weight_decay: float,
+        skip: Tensor,
+    ) -> None:
+        if not _can_fuse("AdamW", parameters):
+            return super().advance(parameters, gradients, states, step_size, weight_decay, skip)
+        adamw(
+            parameters,
+            gradients,
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [state["max_exp_avg_sq"] for state in states] if self.amsgrad else [],
+            [state["step"] for state in states],
+            fused=True,
+            found_inf=skip,
+            amsgrad=self.amsgrad,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            lr=step_size,
+            weight_decay=weight_decay,
+            eps=self.eps,
+            maximize=False,
+        )
 
-def _step(state: dict[str, Any]) -> float:
-    return float(state["step"])
+
+@dataclass(frozen=True)
+class Adagrad(Direction):
+    """Adagrad's preconditioned gradient: `d = p = -g / (sqrt(sum g^2) + eps)` (Duchi et al. 2011).
+
+    The Armijo search along it is that of arXiv 2006.06835.
+
+    Args:
+        eps: added to the denominator, at least 0.
+    """
+
+    eps: float = 1e-10
+
+    def __post_init__(self) -> None:
+        check_range("eps", self.eps, low=0.0)
+
+    def new_state(self, parameter: Tensor) -> State:
+        return {"sum": torch.zeros_like(parameter, memory_format=torch.preserve_format)}
+
+    def accumulate(self, gradients: list[Tensor], states: list[State]) -> None:
+        torch._foreach_addcmul_([state["sum"] for state in states], gradients, gradients)
+
+    def applied(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
+        updates = torch._foreach_sqrt([state["sum"] for state in states])
+        torch._foreach_add_(updates, self.eps)
+        torch._foreach_reciprocal_(updates)
+        torch._foreach_mul_(updates, gradients)
+        return list(updates)
+
+    def steepest(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
+        return self.applied(gradients, states)
+
+
+def _steps(states: list[State]) -> list[float]:
+    """Read the step counters of all states with one host synchronisation."""
+    return torch.stack([state["step"] for state in states]).tolist()

@@ -4,15 +4,75 @@ from __future__ import annotations
 
 from math import inf
 
+from torch import nn
+from typing_extensions import TypedDict, Unpack
+
 from .backtracking import Backtracking
-from .cadence import Budget, EveryStep
-from .criterion import Armijo
-from .direction import Adam, Gradient, SearchDirection
-from .initial_step import LastStep
+from .cadence import Adaptive, Budget, Cadence, EveryStep
+from .criterion import Armijo, Criterion, NonMonotone, Smoothed
+from .direction import Adagrad, Adam, Direction, Gradient, SearchDirection
+from .initial_step import InitialStep, LastStep, ParabolaMinimum, Polyak
+from .layer_groups import layer_groups
 from .optimizer import LineSearchOptimizer, Params
+from .partition import Cyclic, Partition
+
+_DOUBLED_IN_500 = 2 ** (1 / 500)
 
 
-class SGDSLS(LineSearchOptimizer):
+class SearchSettings(TypedDict, total=False):
+    """What every named optimizer takes beside its own arguments; the defaults are what the papers do.
+
+    Attributes:
+        max_trials: the most step sizes tried in one search; 100.
+        interpolate: whether to shrink a rejected step by interpolation (`Backtracking`); False.
+        lower_bound: the least value the loss can take, 0 for cross-entropy; steps that no such loss can pass are not
+            tried; `-inf`.
+        search_rate: trials that a step may cost on average (`Budget`); `inf`, the cadence of the paper.
+        search_credit: trials allowed beyond `search_rate`, for the first searches; 10.
+        weight_decay: decoupled weight decay, times the step size taken; 0.
+    """
+
+    max_trials: int
+    interpolate: bool
+    lower_bound: float
+    search_rate: float
+    search_credit: float
+    weight_decay: float
+
+
+class _Named(LineSearchOptimizer):
+    """A composition whose rules are set by plain numbers, as `optim_args` has them."""
+
+    def __init__(
+        self,
+        params: Params,
+        direction: Direction,
+        criterion: Criterion,
+        initial_step: InitialStep,
+        shrink: float,
+        cadence: Cadence | None = None,
+        partition: Partition | None = None,
+        *,
+        max_trials: int = 100,
+        interpolate: bool = False,
+        lower_bound: float = -inf,
+        search_rate: float = inf,
+        search_credit: float = 10.0,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(
+            params,
+            direction=direction,
+            criterion=criterion,
+            initial_step=initial_step,
+            backtracking=Backtracking(shrink, max_trials, interpolate, lower_bound=lower_bound),
+            cadence=(cadence or EveryStep()) if search_rate == inf else Budget(search_credit, search_rate),
+            partition=partition,
+            weight_decay=weight_decay,
+        )
+
+
+class SGDSLS(_Named):
     """Gradient descent with the Armijo line search (SLS, Vaswani et al. 2019, arXiv 1905.09997).
 
     Each step is `w - eta * g` with the largest tried `eta` that satisfies `f(w - eta g) <= f(w) - c * eta * ||g||^2`.
@@ -31,13 +91,7 @@ class SGDSLS(LineSearchOptimizer):
         c: sufficient decrease, in (0, 1); larger takes smaller steps.
         shrink: factor of a rejected step (beta), in (0, 1).
         growth: factor from one search to the next (gamma^(1/n)), at least 1.
-        max_trials: the most step sizes tried in one search.
-        interpolate: shrink a rejected step by interpolation, at least by `shrink`.
-        lower_bound: the least value the loss can take, 0 for cross-entropy; steps that no such loss can pass are not
-            tried.
-        search_rate: trials that a step may cost on average (`Budget`); `inf` searches on every step.
-        search_credit: trials allowed beyond `search_rate`, for the first searches.
-        weight_decay: decoupled weight decay, times the step size taken.
+        search: `SearchSettings`.
     """
 
     def __init__(
@@ -46,26 +100,13 @@ class SGDSLS(LineSearchOptimizer):
         init_step_size: float = 0.1,
         c: float = 0.1,
         shrink: float = 0.9,
-        growth: float = 2 ** (1 / 500),
-        max_trials: int = 100,
-        interpolate: bool = False,
-        lower_bound: float = -inf,
-        search_rate: float = inf,
-        search_credit: float = 10.0,
-        weight_decay: float = 0.0,
+        growth: float = _DOUBLED_IN_500,
+        **search: Unpack[SearchSettings],
     ) -> None:
-        super().__init__(
-            params,
-            direction=Gradient(),
-            criterion=Armijo(c),
-            initial_step=LastStep(init_step_size, growth),
-            backtracking=Backtracking(shrink, max_trials, interpolate, lower_bound=lower_bound),
-            cadence=EveryStep() if search_rate == inf else Budget(search_credit, search_rate),
-            weight_decay=weight_decay,
-        )
+        super().__init__(params, Gradient(), Armijo(c), LastStep(init_step_size, growth), shrink, **search)
 
 
-class AdamSLS(LineSearchOptimizer):
+class AdamSLS(_Named):
     """Adam with the Armijo line search (ADAMSLS, Kenneweg et al. 2023, arXiv 2403.18506).
 
     Each step is Adam's, `w - eta * m^ / (sqrt(v^) + eps)`, with the largest tried `eta` that satisfies the Armijo
@@ -81,14 +122,10 @@ class AdamSLS(LineSearchOptimizer):
             Adam's direction (arXiv 2403.18506); `"momentum"` searches along Adam's direction itself (arXiv 2403.18519).
         shrink: factor of a rejected step (beta), in (0, 1).
         growth: factor from one search to the next (gamma^(1/n)), at least 1.
-        max_trials: the most step sizes tried in one search.
-        interpolate: shrink a rejected step by interpolation, at least by `shrink`.
-        lower_bound: the least value the loss can take, 0 for cross-entropy; steps that no such loss can pass are not
-            tried.
-        search_rate: trials that a step may cost on average (`Budget`); `inf` searches on every step.
-        search_credit: trials allowed beyond `search_rate`, for the first searches.
-        weight_decay: decoupled weight decay, times the step size taken.
+        search: `SearchSettings`.
     """
+
+    _amsgrad = False
 
     def __init__(
         self,
@@ -99,20 +136,215 @@ class AdamSLS(LineSearchOptimizer):
         eps: float = 1e-8,
         search_direction: SearchDirection = "gradient",
         shrink: float = 0.9,
-        growth: float = 2 ** (1 / 500),
-        max_trials: int = 100,
-        interpolate: bool = False,
-        lower_bound: float = -inf,
-        search_rate: float = inf,
-        search_credit: float = 10.0,
-        weight_decay: float = 0.0,
+        growth: float = _DOUBLED_IN_500,
+        **search: Unpack[SearchSettings],
+    ) -> None:
+        direction = Adam(betas, eps, search_direction, self._amsgrad)
+        super().__init__(params, direction, Armijo(c), LastStep(init_step_size, growth), shrink, **search)
+
+
+class AMSGradSLS(AdamSLS):
+    """AMSGrad with the Armijo line search (Vaswani et al. 2020, arXiv 2006.06835).
+
+    Arguments and step are those of `AdamSLS`, with the largest `v^` so far in place of the present one.
+    """
+
+    _amsgrad = True
+
+
+class AdagradSLS(_Named):
+    """Adagrad with the Armijo line search (Vaswani et al. 2020, arXiv 2006.06835).
+
+    Each step is `w - eta * g / (sqrt(sum g^2) + eps)`, searched along itself.
+
+    Args:
+        params: parameters, named parameters or parameter groups.
+        init_step_size: where the first search starts (eta_0), positive.
+        c: sufficient decrease, in (0, 1); larger takes smaller steps.
+        eps: added to Adagrad's denominator.
+        shrink: factor of a rejected step (beta), in (0, 1).
+        growth: factor from one search to the next (gamma^(1/n)), at least 1.
+        search: `SearchSettings`.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        init_step_size: float = 0.1,
+        c: float = 0.1,
+        eps: float = 1e-10,
+        shrink: float = 0.9,
+        growth: float = _DOUBLED_IN_500,
+        **search: Unpack[SearchSettings],
+    ) -> None:
+        super().__init__(params, Adagrad(eps), Armijo(c), LastStep(init_step_size, growth), shrink, **search)
+
+
+class PLASLS(_Named):
+    """Adam with a line search for each layer in turn (PLASLS, Kenneweg et al. 2023, arXiv 2403.18506).
+
+    The first `joint_steps` steps search one step size for all layers. After that each step searches that of one layer,
+    with the slope of its gradient alone and trials that move it alone; the others then take their own last step, grown
+    by the same rule.
+
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+        >>> optimizer = PLASLS(model, blocks=2)
+        >>> [group["layer"] for group in optimizer.param_groups]
+        [0, 1, 2, 3]
+
+    Args:
+        params: a model, grouped by `layer_groups`; or parameter groups, each a layer of its own unless its key
+            `"layer"` says otherwise.
+        init_step_size: where the first search starts (eta_0), positive.
+        c: sufficient decrease, in (0, 1); larger takes smaller steps.
+        betas: decay rates of Adam's moments, each in [0, 1).
+        eps: added to Adam's denominator.
+        search_direction: as in `AdamSLS`.
+        blocks: number of layers that the blocks of a model make; with embeddings and head the paper's 10.
+        joint_steps: number of steps, from the start, that search one step size for all layers.
+        shrink: factor of a rejected step (beta), in (0, 1).
+        growth: factor from one step to the next (gamma^(1/n)), at least 1.
+        search: `SearchSettings`.
+    """
+
+    def __init__(
+        self,
+        params: Params | nn.Module,
+        init_step_size: float = 0.1,
+        c: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        search_direction: SearchDirection = "gradient",
+        blocks: int = 8,
+        joint_steps: int = 6,
+        shrink: float = 0.9,
+        growth: float = _DOUBLED_IN_500,
+        **search: Unpack[SearchSettings],
+    ) -> None:
+        super().__init__(
+            layer_groups(params, blocks, search.get("weight_decay", 0.0)) if isinstance(params, nn.Module) else params,
+            Adam(betas, eps, search_direction),
+            Armijo(c),
+            LastStep(init_step_size, growth),
+            shrink,
+            partition=Cyclic(joint_steps),
+            **search,
+        )
+
+
+class SaLSa(_Named):
+    """Adam with the smoothed line search, as often as needed (SaLSa, Kenneweg et al. 2024, arXiv 2407.20650).
+
+    A step is accepted when the decrease averaged over the batches is sufficient (`Smoothed`), and searched only as
+    often as the step size moves (`Adaptive`). Unlike in the authors' code, a searched step is taken along Adam's
+    direction like every other.
+
+    Args:
+        params: parameters, named parameters or parameter groups.
+        init_step_size: where the first search starts (eta_0), positive.
+        c: sufficient decrease, in (0, 1); larger takes smaller steps.
+        betas: decay rates of Adam's moments, each in [0, 1).
+        eps: added to Adam's denominator.
+        search_direction: as in `AdamSLS`.
+        smoothing: share of the past in the criterion (B), in [0, 1).
+        shrink: factor of a rejected step, in (0, 1).
+        growth: factor from one search to the next, at least 1.
+        minimum_share: start a search at this share of the averaged parabola's minimum (`ParabolaMinimum`), in (0, 2),
+            in place of `growth` times the last step; 0 for the paper's `growth`.
+        warmup: number of searches, from the start, that take place on every step.
+        max_interval: the most steps from one search to the next.
+        search: `SearchSettings`.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        init_step_size: float = 1.0,
+        c: float = 0.5,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        search_direction: SearchDirection = "gradient",
+        smoothing: float = 0.9,
+        shrink: float = 0.8,
+        growth: float = 1.1,
+        minimum_share: float = 0.0,
+        warmup: int = 10,
+        max_interval: int = 10,
+        **search: Unpack[SearchSettings],
+    ) -> None:
+        last, minimum = LastStep(init_step_size, growth), ParabolaMinimum(init_step_size, minimum_share or 1.0)
+        super().__init__(
+            params,
+            Adam(betas, eps, search_direction),
+            Smoothed(c, smoothing),
+            minimum if minimum_share else last,
+            shrink,
+            Adaptive(warmup, max_interval),
+            **search,
+        )
+
+
+class SGDSaLSa(_Named):
+    """Gradient descent with the smoothed line search, as often as needed (SaLSa, arXiv 2407.20650).
+
+    Args:
+        params: parameters, named parameters or parameter groups.
+        init_step_size: where the first search starts (eta_0), positive.
+        c: sufficient decrease, in (0, 1); larger takes smaller steps.
+        smoothing: share of the past in the criterion (B), in [0, 1).
+        shrink: factor of a rejected step, in (0, 1).
+        growth: factor from one search to the next, at least 1.
+        warmup: number of searches, from the start, that take place on every step.
+        max_interval: the most steps from one search to the next.
+        search: `SearchSettings`.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        init_step_size: float = 1.0,
+        c: float = 0.5,
+        smoothing: float = 0.9,
+        shrink: float = 0.8,
+        growth: float = 1.1,
+        warmup: int = 10,
+        max_interval: int = 10,
+        **search: Unpack[SearchSettings],
     ) -> None:
         super().__init__(
             params,
-            direction=Adam(betas, eps, search_direction),
-            criterion=Armijo(c),
-            initial_step=LastStep(init_step_size, growth),
-            backtracking=Backtracking(shrink, max_trials, interpolate, lower_bound=lower_bound),
-            cadence=EveryStep() if search_rate == inf else Budget(search_credit, search_rate),
-            weight_decay=weight_decay,
+            Gradient(),
+            Smoothed(c, smoothing),
+            LastStep(init_step_size, growth),
+            shrink,
+            Adaptive(warmup, max_interval),
+            **search,
         )
+
+
+class PoNoS(_Named):
+    """Gradient descent, non-monotone line search from Polyak's step (PoNoS, Galli et al. 2023, arXiv 2306.12747).
+
+    Args:
+        params: parameters, named parameters or parameter groups.
+        init_step_size: the largest step to start from (eta_max), positive.
+        c: sufficient decrease, in (0, 1); larger takes smaller steps.
+        polyak_share: c_p of Polyak's step, positive.
+        xi: weight of the past losses (`NonMonotone`), in [0, 1].
+        shrink: factor of a rejected step (delta), in (0, 1).
+        search: `SearchSettings`.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        init_step_size: float = 10.0,
+        c: float = 0.5,
+        polyak_share: float = 0.1,
+        xi: float = 1.0,
+        shrink: float = 0.5,
+        **search: Unpack[SearchSettings],
+    ) -> None:
+        initial_step = Polyak(polyak_share, shrink, largest=init_step_size)
+        super().__init__(params, Gradient(), NonMonotone(c, xi), initial_step, shrink, **search)

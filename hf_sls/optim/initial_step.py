@@ -1,38 +1,46 @@
-"""Where a search starts."""
+"""Where a search starts, and how large a step is between two searches."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from ._validation import check_range
+from .backtracking import SearchResult
 
 Memory = dict[str, float]
 
 
-class InitialStep(Protocol):
-    """Picks the first step size that a search tries. A frozen rule; its memory is plain numbers."""
+class InitialStep:
+    """Picks the first step size that a search tries. A frozen rule; its memory is plain numbers.
 
-    @property
-    def first(self) -> float:
-        """The step size before any search."""
-        ...
+    A rule of your own has a field `first`, the step size before any search, and overrides what it does otherwise.
+    """
+
+    first: float
 
     def new_memory(self) -> Memory:
         """Return the memory before the first search."""
-        ...
+        return {}
 
-    def start(self, loss: float, slope: float, step_size: float, memory: Memory) -> float:
+    def propose(self, step_size: float, memory: Memory) -> float:
         """Return the first step size to try, given the step size last taken."""
-        ...
+        return step_size
 
-    def searched(self, backtracks: int, memory: Memory) -> Memory:
-        """Return the memory after a search that shrank the step `backtracks` times."""
-        ...
+    def start(self, proposed: float, loss: float, slope: float, memory: Memory) -> float:
+        """Return the first step size to try, once loss and slope of the batch are known."""
+        return proposed
+
+    def searched(self, loss: float, slope: float, result: SearchResult, memory: Memory) -> Memory:
+        """Return the memory after a search from `loss` with the given `slope`."""
+        return memory
+
+    def unsearched(self, step_size: float, memory: Memory) -> float:
+        """Return the step size of a step without a search, given the step size last taken."""
+        return step_size
 
 
 @dataclass(frozen=True)
-class LastStep:
+class LastStep(InitialStep):
     """The step last taken, grown a little: `eta_k = growth * eta_{k-1}` (SLS, arXiv 1905.09997, algorithm 2, option 1).
 
     Args:
@@ -50,8 +58,101 @@ class LastStep:
     def new_memory(self) -> Memory:
         return {"searches": 0}
 
-    def start(self, loss: float, slope: float, step_size: float, memory: Memory) -> float:
+    def propose(self, step_size: float, memory: Memory) -> float:
         return step_size * self.growth if memory["searches"] else step_size
 
-    def searched(self, backtracks: int, memory: Memory) -> Memory:
+    def searched(self, loss: float, slope: float, result: SearchResult, memory: Memory) -> Memory:
         return {"searches": memory["searches"] + 1}
+
+
+@dataclass(frozen=True)
+class Polyak(InitialStep):
+    """Polyak's step for a loss that can reach zero, as PoNoS takes it (arXiv 2306.12747, equations 4 and 5).
+
+    `eta = f(w) / (c_p s) * delta^l`, between `smallest` and `largest`; the memory `l := max(l + backtracks - 1, 0)`
+    starts a search lower where the ones before had to backtrack.
+
+    Args:
+        share: c_p, positive.
+        delta: the factor of a backtrack, in (0, 1).
+        smallest: least step to start from, positive.
+        largest: largest step to start from, positive (eta_max); also the step size before any search.
+    """
+
+    share: float = 0.1
+    delta: float = 0.5
+    smallest: float = 1e-6
+    largest: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_range("share", self.share, low=0.0, include_low=False)
+        check_range("delta", self.delta, low=0.0, high=1.0, include_low=False, include_high=False)
+        check_range("smallest", self.smallest, low=0.0, include_low=False)
+        check_range("largest", self.largest, low=self.smallest)
+
+    @property
+    def first(self) -> float:  # type: ignore[override]
+        return self.largest
+
+    def new_memory(self) -> Memory:
+        return {"backtracks": 0}
+
+    def start(self, proposed: float, loss: float, slope: float, memory: Memory) -> float:
+        step_size = loss / (self.share * slope) * self.delta ** memory["backtracks"]
+        return min(max(step_size, self.smallest), self.largest)
+
+    def searched(self, loss: float, slope: float, result: SearchResult, memory: Memory) -> Memory:
+        return {"backtracks": max(memory["backtracks"] + result.backtracks - 1, 0)}
+
+
+@dataclass(frozen=True)
+class ParabolaMinimum(InitialStep):
+    r"""A share of the step that minimises the parabola through the searches so far.
+
+    An accepted trial at `eta` shows the curvature of the loss along the direction,
+    `q = (f(w + eta p) - f(w) + eta s) / eta^2`. With averages over the accepted trials, `S := B S + (1 - B) s` and
+    `Q := B Q + (1 - B) q`, the average loss along the direction is lowest at `S / 2Q`, and the next step is
+    `share * S / 2Q`, but at most `change` times larger or smaller than the last. One trial a search says in which
+    direction the step size is wrong, and by how much; with `share` below `2 (1 - c)` the criterion is met on average,
+    and only guards.
+
+    Args:
+        first: where the first search starts, positive.
+        share: how far to the minimum, in (0, 2).
+        smoothing: B, in [0, 1).
+        change: the largest factor from one search to the next, above 1.
+    """
+
+    first: float = 0.1
+    share: float = 0.4
+    smoothing: float = 0.8
+    change: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_range("init_step_size", self.first, low=0.0, include_low=False)
+        check_range("share", self.share, low=0.0, high=2.0, include_low=False, include_high=False)
+        check_range("smoothing", self.smoothing, low=0.0, high=1.0, include_high=False)
+        check_range("change", self.change, low=1.0, include_low=False)
+
+    def new_memory(self) -> Memory:
+        return {"slope": 0.0, "curvature": 0.0, "next": self.first}
+
+    def propose(self, step_size: float, memory: Memory) -> float:
+        return memory["next"]
+
+    def unsearched(self, step_size: float, memory: Memory) -> float:
+        return memory["next"]
+
+    def searched(self, loss: float, slope: float, result: SearchResult, memory: Memory) -> Memory:
+        step_size = result.step_size
+        if result.outcome != "accepted":
+            return {**memory, "next": step_size}
+        curvature = (result.loss - loss + step_size * slope) / step_size**2
+        average_slope = self.smoothing * memory["slope"] + (1 - self.smoothing) * slope
+        average_curvature = self.smoothing * memory["curvature"] + (1 - self.smoothing) * curvature
+        target = self.share * average_slope / (2 * average_curvature) if average_curvature > 0 else float("inf")
+        return {
+            "slope": average_slope,
+            "curvature": average_curvature,
+            "next": min(max(target, step_size / self.change), step_size * self.change),
+        }

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ._tensors import dot, to_floats
+from ._tensors import chunks, to_floats, total
 from ._validation import check_range
 from .backtracking import Backtracking
 from .cadence import Cadence, EveryStep
 from .criterion import Armijo, Criterion
-from .direction import Direction
+from .direction import Direction, State
 from .initial_step import InitialStep, LastStep
 from .partition import Joint, Partition
 from .random_state import RandomState
 from .trials import Closure, Trials
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+_Update: TypeAlias = Callable[[list[Tensor], list[State]], list[Tensor]]
 StepOutcome = Literal["accepted", "exhausted", "unresolvable", "no_slope", "non_finite", "not_searched"]
 
 _OWN_KEYS = ("lr", "weight_decay", "step_size", "line_search")
@@ -94,9 +95,6 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         lr: kept in the groups because schedulers and torch's state-dict functions want the key; never used as the
             step. The step size last taken is `param_group["step_size"]`.
 
-    Attributes:
-        last_report: the `SearchReport` of the last step, `None` before the first.
-
     Raises:
         ValueError: a value is out of range, or a state dict belongs to another optimizer.
         TypeError: a parameter is complex.
@@ -121,7 +119,9 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         self.backtracking = backtracking if backtracking is not None else Backtracking()
         self.cadence = cadence if cadence is not None else EveryStep()
         self.partition = partition if partition is not None else Joint()
-        self.last_report: SearchReport | None = None
+        self._report: SearchReport | None = None
+        self._unread: tuple[Tensor | float, Tensor] | None = None
+        self._skips: Tensor | None = None
         self._armed: tuple[Closure, Tensor | float, Tensor | float] | None = None
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
@@ -162,6 +162,32 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                     f"saved it, or start this one afresh."
                 )
         super().load_state_dict(state_dict)
+        self._report = self._unread = self._skips = None
+        for parameter, state in self.state.items():
+            state.update({name: value.to(parameter.device) for name, value in state.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the moments and of the search, as any torch optimizer does."""
+        self._read_skips()
+        return super().state_dict()
+
+    @property
+    def last_report(self) -> SearchReport | None:
+        """What the last step did, `None` before the first. After a step without a search it waits for the device."""
+        if self._report is not None and self._unread is not None:
+            loss, skipped = to_floats(*self._unread)
+            self._report = replace(self._report, loss=loss, outcome="non_finite" if skipped else "not_searched")
+            self._unread = None
+        return self._report
+
+    def _read_skips(self) -> None:
+        """Count the steps without a search that were skipped; until here the device has kept the count."""
+        if self._skips is not None:
+            skips, self._skips = int(self._skips), None
+            for group in self.param_groups:
+                counts = group["line_search"]["counts"]
+                counts = {**counts, "skipped_steps": counts["skipped_steps"] + skips}
+                group["line_search"] = {**group["line_search"], "counts": counts}
 
     @property
     def search_due(self) -> bool:
@@ -172,9 +198,10 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     def counts(self) -> dict[str, float]:
         """Totals since the first step, over resumed runs too.
 
-        `steps`, `searches`, `trials`, `backtracks`, `skipped_steps` (searches that took no step), and `loss_decrease`,
-        the sum over the accepted trials.
+        `steps`, `searches`, `trials`, `backtracks`, `skipped_steps` (those that moved nothing), and `loss_decrease`,
+        the sum over the accepted trials. Reading them waits for the device.
         """
+        self._read_skips()
         return dict(self.param_groups[0]["line_search"]["counts"])
 
     def describe(self) -> str:
@@ -234,8 +261,12 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 loss = closure()
                 loss.backward()  # type: ignore[union-attr]
 
-        self.last_report = self._step(closure, loss, gradient_scale, random_state)
-        self._count(self.last_report)
+        report, skip = self._step(closure, loss, gradient_scale, random_state)
+        self._count(report)
+        self._report, self._unread = report, None
+        if report.outcome == "not_searched":
+            self._unread = (loss, skip)
+            self._skips = skip if self._skips is None else self._skips + skip
         return loss.detach() if isinstance(loss, Tensor) else loss
 
     def _step(
@@ -244,74 +275,83 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         loss: Tensor | float,
         gradient_scale: Tensor | float,
         random_state: RandomState | None,
-    ) -> SearchReport:
+    ) -> tuple[SearchReport, Tensor]:
         indices = self._searched_indices() if self.search_due else []
         searched = self._move([self.param_groups[i] for i in indices])
         others = [self._move([group]) for i, group in enumerate(self.param_groups) if i not in indices]
-
-        moves = [move for move in [searched, *others] if move.parameters]
-        start_loss, *squares = to_floats(loss, *(dot(move.gradients, move.gradients) for move in moves))
-        if not all(map(isfinite, [start_loss, *squares])):
-            return SearchReport("non_finite", self.param_groups[0]["step_size"], loss=start_loss)
-        for move in moves:
-            self.direction.accumulate(move.gradients, move.states)
+        skip = _not_finite(loss, [gradient for move in [searched, *others] for gradient in move.gradients])
 
         if searched.groups:
-            resolution = _rounding(loss) * abs(start_loss)
-            report = self._search(searched, closure, start_loss, resolution, gradient_scale, random_state)
+            report = self._search(searched, closure, loss, skip, gradient_scale, random_state)
         else:
-            report = SearchReport("not_searched", self.param_groups[0]["step_size"], loss=start_loss)
-            for group in self.param_groups:
-                memory = group["line_search"]
+            report = SearchReport("not_searched", self.param_groups[0]["step_size"])
+        for move in others:
+            (group,), memory = move.groups, move.memory
+            if searched.groups:
+                step_size = self.initial_step.propose(move.step_size, memory["initial_step"])
+            else:
+                step_size = self.initial_step.unsearched(move.step_size, memory["initial_step"])
                 group["line_search"] = {**memory, "cadence": self.cadence.skipped(memory["cadence"])}
-        for move in moves:
-            if move is not searched:
-                move.take(self.direction.applied(move.gradients, move.states), move.step_size)
-        return report
+            if move.parameters and report.outcome != "non_finite":
+                group["step_size"] = step_size
+                self.direction.advance(
+                    move.parameters, move.gradients, move.states, step_size, group["weight_decay"], skip
+                )
+        return report, skip
 
     def _search(
         self,
         move: _Move,
         closure: Closure,
-        loss: float,
-        resolution: float,
+        loss: Tensor | float,
+        skip: Tensor,
         gradient_scale: Tensor | float,
         random_state: RandomState | None,
     ) -> SearchReport:
         if not move.parameters:
-            return SearchReport("no_slope", move.step_size, loss=loss)
-        applied = self.direction.applied(move.gradients, move.states)
-        searched = self.direction.searched(move.gradients, move.states, applied)
-        (slope,) = to_floats(dot(move.gradients, searched) * gradient_scale)
-        if slope <= 0:
-            searched = self.direction.steepest(move.gradients, move.states)
-            (slope,) = to_floats(dot(move.gradients, searched) * gradient_scale)
-        if not isfinite(slope):
-            return SearchReport("non_finite", move.step_size, loss=loss, slope=slope)
-        if slope <= 0:
-            return SearchReport("no_slope", move.step_size, loss=loss, slope=slope)
-
+            return SearchReport("no_slope", move.step_size)
         memory = move.memory
-        start = self.initial_step.start(loss, slope, move.step_size, memory["initial_step"])
-        with Trials(closure, move.parameters, searched, random_state) as trials:
+        proposed = self.initial_step.propose(move.step_size, memory["initial_step"])
+        with Trials(closure, move.parameters, random_state) as trials:
+            self._advance_searched(move, proposed, skip)
+            trials.step_size = proposed
+            start_loss, slope, skipped = to_floats(loss, trials.slope(move.gradients) * gradient_scale, skip)
+            if skipped or not isfinite(slope):
+                return SearchReport("non_finite", move.step_size, loss=start_loss, slope=slope)
+            line = self.criterion.line(start_loss, slope, memory["criterion"])
+            descends = line.rate > 0
+            if not descends:
+                trials.undo()
+                self._displace(move, self.direction.steepest, proposed)
+                trials.step_size = proposed
+                (slope,) = to_floats(trials.slope(move.gradients) * gradient_scale)
+                line = self.criterion.line(start_loss, slope, memory["criterion"])
+            if not line.rate > 0:
+                return SearchReport("no_slope", move.step_size, loss=start_loss, slope=slope)
+
             result = self.backtracking.search(
                 phi=trials.loss_at,
-                line=self.criterion.line(loss, slope, memory["criterion"]),
-                loss=loss,
+                line=line,
+                loss=start_loss,
                 slope=slope,
-                step_size=start,
-                resolution=resolution,
+                step_size=self.initial_step.start(proposed, start_loss, slope, memory["initial_step"]),
+                resolution=_rounding(loss) * abs(start_loss),
             )
             accepted = result.outcome == "accepted"
-            trials.keep = accepted and searched is applied and not any(move.weight_decays)
-        if accepted and not trials.keep:
-            move.take(applied, result.step_size)
+            if accepted:
+                if not (descends and self.direction.searches_applied):
+                    trials.undo()
+                    self._displace(move, self.direction.applied, result.step_size)
+                move.decay(trials.originals, result.step_size)
+                trials.keep = True
 
-        backtracks = result.trials - accepted
-        memory = {**memory, "initial_step": self.initial_step.searched(backtracks, memory["initial_step"])}
+        memory = {
+            **memory,
+            "initial_step": self.initial_step.searched(start_loss, slope, result, memory["initial_step"]),
+            "cadence": self.cadence.searched(result, memory["cadence"]),
+        }
         if accepted:
-            memory["criterion"] = self.criterion.accepted(loss, slope, result.loss, memory["criterion"])
-            memory["cadence"] = self.cadence.searched(result.step_size, result.trials, memory["cadence"])
+            memory["criterion"] = self.criterion.accepted(start_loss, slope, result.loss, memory["criterion"])
         step_size = move.step_size if result.outcome == "unresolvable" else result.step_size
         for group in move.groups:
             group.update(step_size=step_size, line_search=memory)
@@ -319,11 +359,23 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             outcome=result.outcome,
             step_size=step_size,
             trials=result.trials,
-            backtracks=backtracks,
-            loss=loss,
-            loss_decrease=loss - result.loss if accepted else float("nan"),
+            backtracks=result.backtracks,
+            loss=start_loss,
+            loss_decrease=start_loss - result.loss if accepted else float("nan"),
             slope=slope,
         )
+
+    def _advance_searched(self, move: _Move, step_size: float, skip: Tensor) -> None:
+        """Fold the gradients into the moments and move the parameters along the searched direction."""
+        if self.direction.searches_applied:
+            self.direction.advance(move.parameters, move.gradients, move.states, step_size, 0.0, skip)
+        elif not skip:
+            self.direction.accumulate(move.gradients, move.states)
+            self._displace(move, self.direction.searched, step_size)
+
+    def _displace(self, move: _Move, update: _Update, step_size: float) -> None:
+        for parameters, gradients, states in chunks(move.parameters, move.gradients, move.states):
+            torch._foreach_add_(parameters, update(gradients, states), alpha=-step_size)
 
     def _count(self, report: SearchReport) -> None:
         accepted = report.outcome == "accepted"
@@ -340,7 +392,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             group["line_search"] = {**group["line_search"], "counts": counts}
 
     def _searched_indices(self) -> list[int]:
-        return self.partition.searched(len(self.param_groups), int(self.counts["steps"]))
+        layers = [group.get("layer", index) for index, group in enumerate(self.param_groups)]
+        return self.partition.searched(layers, self.param_groups[0]["line_search"]["counts"]["steps"])
 
     def _move(self, groups: list[dict[str, Any]]) -> _Move:
         """Gather the parameters of `groups` that have a gradient, and create their state where there is none."""
@@ -380,11 +433,23 @@ class _Move:
     def memory(self) -> dict[str, Any]:
         return self.groups[0]["line_search"]
 
-    def take(self, updates: list[Tensor], step_size: float) -> None:
-        """Step as AdamW does: `w <- w - step_size * weight_decay * w - step_size * u`."""
-        if any(self.weight_decays):
-            torch._foreach_mul_(self.parameters, [1 - step_size * decay for decay in self.weight_decays])
-        torch._foreach_add_(self.parameters, updates, alpha=-step_size)
+    def decay(self, originals: list[Tensor], step_size: float) -> None:
+        """Subtract `step_size * weight_decay * w` for the parameters `w` before the step."""
+        for weight_decay in set(self.weight_decays) - {0.0}:
+            indices = [i for i, decay in enumerate(self.weight_decays) if decay == weight_decay]
+            torch._foreach_add_(
+                [self.parameters[i] for i in indices],
+                [originals[i] for i in indices],
+                alpha=-step_size * weight_decay,
+            )
+
+
+def _not_finite(loss: Tensor | float, gradients: list[Tensor]) -> Tensor:
+    """Return 1.0 where the loss or a gradient is NaN or infinite, else 0.0; a 0-dim tensor, read by nobody yet."""
+    largest = torch._foreach_norm(gradients, float("inf")) if gradients else []
+    probes = [gradient_norm.float() for gradient_norm in largest]
+    probes.append(torch.as_tensor(loss, dtype=torch.float32, device=probes[0].device if probes else None))
+    return 1 - total(probes).isfinite().float()
 
 
 def _rounding(loss: Tensor | float) -> float:

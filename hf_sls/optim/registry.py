@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from .family import SGDSLS, AdamSLS
+from .family import PLASLS, SGDSLS, AdagradSLS, AdamSLS, AMSGradSLS, PoNoS, SaLSa, SGDSaLSa
 from .optimizer import LineSearchOptimizer, Params
 
-OPTIMIZERS: dict[str, type[LineSearchOptimizer]] = {"adam_sls": AdamSLS, "sgd_sls": SGDSLS}
+OPTIMIZERS: dict[str, type[LineSearchOptimizer]] = {
+    "adam_sls": AdamSLS,
+    "adam_salsa": SaLSa,
+    "plasls": PLASLS,
+    "amsgrad_sls": AMSGradSLS,
+    "adagrad_sls": AdagradSLS,
+    "sgd_sls": SGDSLS,
+    "sgd_salsa": SGDSaLSa,
+    "ponos": PoNoS,
+}
 
 _FEW_TRIALS = {
     "growth": 1.2,
@@ -21,7 +30,13 @@ _FEW_TRIALS = {
 
 RECOMMENDED: dict[str, dict[str, Any]] = {
     "adam_sls": {"search_direction": "momentum", "c": 0.8, **_FEW_TRIALS},
+    "adam_salsa": {"search_direction": "momentum", **_FEW_TRIALS},
+    "plasls": {"search_direction": "momentum", **_FEW_TRIALS},
+    "amsgrad_sls": {"search_direction": "momentum", "c": 0.8, **_FEW_TRIALS},
+    "adagrad_sls": dict(_FEW_TRIALS),
     "sgd_sls": {"init_step_size": 1.0, **_FEW_TRIALS},
+    "sgd_salsa": dict(_FEW_TRIALS),
+    "ponos": {"interpolate": True, "max_trials": 20, "lower_bound": 0.0, "search_rate": 0.1, "search_credit": 12.0},
 }
 """Where `optim=` departs from the published defaults of the class; docs/choosing.md has the evidence."""
 

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from ._tensors import chunks, dot, total
 from .random_state import RandomState
 
 Closure: TypeAlias = Callable[[], Tensor | float]
@@ -17,45 +18,58 @@ Closure: TypeAlias = Callable[[], Tensor | float]
 class Trials:
     """The loss of the mini-batch as a function of the step size, `phi(eta) = f(w - eta * u)`.
 
-    Inside the `with` block the parameters move. On leaving it they are where they were, to the bit, unless `keep` was
-    set and no exception passes through; the global random state is always what it was on entry.
+    Inside the `with` block the parameters move: the caller moves them to a first point `w - eta * u` and names its
+    `eta` in `step_size`; other points are then interpolated between that one and `w`, so that the update itself need
+    not be kept. On leaving the block they are where they were, to the bit, unless `keep` was set and no exception
+    passes through; the global random state is always what it was on entry.
 
     Args:
         closure: evaluates the loss.
         parameters: the tensors to move.
-        updates: what to move them along, uphill.
         random_state: restored before every evaluation; `None` when the closure sees to that itself.
+
+    Attributes:
+        originals: the parameters on entry.
+        step_size: where the parameters are along the search.
     """
 
-    def __init__(
-        self,
-        closure: Closure,
-        parameters: Sequence[Tensor],
-        updates: Sequence[Tensor],
-        random_state: RandomState | None,
-    ) -> None:
+    def __init__(self, closure: Closure, parameters: Sequence[Tensor], random_state: RandomState | None) -> None:
         self.keep = False
+        self.step_size = 0.0
         self._closure = closure
         self._parameters = list(parameters)
-        self._updates = list(updates)
         self._random_state = random_state
 
     def __enter__(self) -> Trials:
         self._random_state_on_entry = RandomState.capture({parameter.device for parameter in self._parameters})
-        self._originals = [parameter.detach().clone() for parameter in self._parameters]
+        self.originals = [parameter.detach().clone() for parameter in self._parameters]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is not None or not self.keep:
-            torch._foreach_copy_(self._parameters, self._originals)
+            self.undo()
         self._random_state_on_entry.restore()
+
+    def undo(self) -> None:
+        """Put the parameters back to where they were on entry."""
+        torch._foreach_copy_(self._parameters, self.originals)
+        self.step_size = 0.0
+
+    def slope(self, gradients: list[Tensor]) -> Tensor:
+        """Return `s = <g, u>`, from the displacement of the parameters, as a 0-dim tensor."""
+        parts = [
+            dot(part_gradients, torch._foreach_sub(originals, parameters))
+            for part_gradients, originals, parameters in chunks(gradients, self.originals, self._parameters)
+        ]
+        return total(parts) / self.step_size
 
     def loss_at(self, step_size: float) -> float:
         """Return `phi(step_size)`."""
-        torch._foreach_copy_(self._parameters, self._originals)
-        torch._foreach_add_(self._parameters, self._updates, alpha=-step_size)
+        if step_size != self.step_size:
+            torch._foreach_lerp_(self._parameters, self.originals, 1 - step_size / self.step_size)
+            self.step_size = step_size
         if self._random_state is not None:
             self._random_state.restore()
         return float(self._closure())

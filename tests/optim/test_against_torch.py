@@ -19,7 +19,7 @@ class AnyStep:
         return {}
 
     def line(self, loss: float, slope: float, memory: dict[str, float]) -> Line:
-        return Line(float("inf"), 0.0)
+        return Line(float("inf"), 1.0)
 
     def accepted(self, loss: float, slope: float, accepted_loss: float, memory: dict[str, float]) -> dict[str, float]:
         return memory

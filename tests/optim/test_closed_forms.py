@@ -10,7 +10,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_sls.optim import SGDSLS, Adam, AdamSLS, Armijo, Backtracking, Budget, Line, LineSearchOptimizer
+from hf_sls.optim import (
+    SGDSLS,
+    Adam,
+    AdamSLS,
+    Armijo,
+    Backtracking,
+    Budget,
+    Line,
+    LineSearchOptimizer,
+    NonMonotone,
+    SearchResult,
+    Smoothed,
+)
 
 from ..members import MEMBERS
 from ..problems import Network, Transformer, snapshot
@@ -82,32 +94,57 @@ def test_interpolation_meets_a_line_above_the_loss() -> None:
     assert result.trials == 2
 
 
+class Published:
+    """The inequality of each criterion as the papers print it, with averages of its own."""
+
+    def __init__(self, criterion: Any) -> None:
+        self.criterion = criterion
+        self.smoothed_decrease = self.smoothed_slope = self.average_loss = self.weight = 0.0
+
+    def holds(self, report: Any) -> bool:
+        c, decrease = self.criterion.c, report.loss_decrease
+        if isinstance(self.criterion, Smoothed):
+            share = self.criterion.smoothing
+            self.smoothed_decrease = share * self.smoothed_decrease + (1 - share) * decrease
+            self.smoothed_slope = share * self.smoothed_slope + (1 - share) * report.slope
+            return self.smoothed_decrease >= c * report.step_size * self.smoothed_slope - 1e-15
+        if isinstance(self.criterion, NonMonotone):
+            past = self.criterion.xi * self.weight
+            self.average_loss = (past * self.average_loss + report.loss) / (past + 1)
+            self.weight = past + 1
+            reference = max(self.average_loss, report.loss)
+            return report.loss - decrease <= reference - c * report.step_size * report.slope + 1e-15
+        return decrease >= c * report.step_size * report.slope
+
+
 @pytest.mark.parametrize("member", MEMBERS)
 @pytest.mark.parametrize("problem", [Network, Transformer])
-def test_every_accepted_step_satisfies_armijo(member: str, problem: Any) -> None:
+def test_every_accepted_step_satisfies_its_criterion(member: str, problem: Any) -> None:
     model = problem()
     optimizer = MEMBERS[member](model.parameters())
-    c = optimizer.criterion.c
-    accepted = 0
-    for closure in model.closures(30):
+    published, accepted, checked = Published(optimizer.criterion), 0, 0
+    for closure in model.closures(50):
         loss = optimizer.step(closure)
         report = optimizer.last_report
         if report.outcome == "accepted":
             accepted += 1
             assert report.loss == float(loss)
-            assert report.slope > 0
-            assert report.loss_decrease >= c * report.step_size * report.slope
-            if member != "AdamSLS" and _descends(optimizer):
-                assert float(loss) - float(closure()) == pytest.approx(report.loss_decrease, rel=1e-9, abs=1e-12)
+            assert published.holds(report)
+            if optimizer.direction.searches_applied and _descends(optimizer):
+                checked += 1
+                taken = float(closure().detach())
+                assert float(loss) - taken == pytest.approx(report.loss_decrease, rel=1e-9, abs=1e-12)
     assert accepted >= 5
+    assert checked >= 5 or not optimizer.direction.searches_applied
 
 
 def _descends(optimizer: LineSearchOptimizer) -> bool:
-    """Whether the direction applied is one of descent; where it is not, the gradient has been searched instead."""
+    """Whether the direction applied is one of descent; where it is not, the gradient may have been searched instead."""
     if not isinstance(optimizer.direction, Adam):
         return True
+    second_moment = "max_exp_avg_sq" if optimizer.direction.amsgrad else "exp_avg_sq"
     moments = optimizer.state
-    return sum(float((p.grad * moments[p]["exp_avg"] / moments[p]["exp_avg_sq"].sqrt()).sum()) for p in moments) > 0
+    return sum(float((p.grad * moments[p]["exp_avg"] / moments[p][second_moment].sqrt()).sum()) for p in moments) > 0
 
 
 def test_slope_of_adam_is_the_derivative_of_the_loss_along_its_step() -> None:
@@ -144,7 +181,7 @@ def test_budget_bounds_the_trials(credit: float, rate: float) -> None:
     for step in range(1, 200):
         if cadence.due(memory):
             trials += 3
-            memory = cadence.searched(0.1, 3, memory)
+            memory = cadence.searched(SearchResult(0.1, 1.0, 3, "accepted"), memory)
         else:
             memory = cadence.skipped(memory)
         assert trials < credit + rate * step + 3
