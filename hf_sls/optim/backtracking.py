@@ -9,8 +9,6 @@ from typing import Literal
 from ._validation import check_integer, check_range
 from .criterion import Line
 
-_SAFETY = 0.9
-
 Outcome = Literal["accepted", "exhausted", "unresolvable"]
 
 
@@ -35,8 +33,7 @@ class Backtracking:
 
     Without interpolation a rejected step is multiplied by `shrink`, as published. With interpolation the next step is
     where the parabola through `f(w)`, the slope and the rejected loss meets the line of acceptance (Nocedal and Wright,
-    Numerical Optimization, section 3.5), less a tenth so that rounding does not decide, and between `max_shrink` and
-    `shrink` times the rejected step.
+    Numerical Optimization, section 3.5), times `safety`, and between `max_shrink` and `shrink` times the rejected step.
 
     The search ends without a step when `max_trials` steps were rejected, or when the decrease that the slope or the
     line still promises is below `resolution`, the rounding of the loss: there, accepting or rejecting would follow
@@ -49,6 +46,7 @@ class Backtracking:
         max_trials: the most step sizes to try in one search, at least 1.
         interpolate: whether to shrink by interpolation.
         max_shrink: the strongest reduction by interpolation, in (0, shrink].
+        safety: share of the interpolated step that is tried, in (0, 1]; below 1 so that rounding does not decide.
         lower_bound: the least value that the loss can take, 0 for cross-entropy or a squared error; `-inf` if unknown.
     """
 
@@ -56,12 +54,14 @@ class Backtracking:
     max_trials: int = 100
     interpolate: bool = False
     max_shrink: float = 0.1
+    safety: float = 0.9
     lower_bound: float = float("-inf")
 
     def __post_init__(self) -> None:
         check_range("shrink", self.shrink, low=0.0, high=1.0, include_low=False, include_high=False)
         check_integer("max_trials", self.max_trials, low=1)
         check_range("max_shrink", self.max_shrink, low=0.0, high=self.shrink, include_low=False)
+        check_range("safety", self.safety, low=0.0, high=1.0, include_low=False)
 
     def search(
         self,
@@ -98,7 +98,7 @@ class Backtracking:
         if not self.interpolate:
             return self.shrink * step_size
         crossing = _parabola_crossing(step_size, trial_loss, line, loss, slope)
-        return min(max(_SAFETY * crossing, self.max_shrink * step_size), self.shrink * step_size)
+        return min(max(self.safety * crossing, self.max_shrink * step_size), self.shrink * step_size)
 
 
 def _parabola_crossing(step_size: float, trial_loss: float, line: Line, loss: float, slope: float) -> float:

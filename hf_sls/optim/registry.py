@@ -18,25 +18,18 @@ OPTIMIZERS: dict[str, type[LineSearchOptimizer]] = {
     "ponos": PoNoS,
 }
 
-_FEW_TRIALS = {
-    "growth": 1.2,
-    "shrink": 0.5,
-    "max_trials": 20,
-    "interpolate": True,
-    "lower_bound": 0.0,
-    "search_rate": 0.1,
-    "search_credit": 12.0,
-}
+_QUICK = {"shrink": 0.5, "max_trials": 20, "interpolate": True, "lower_bound": 0.0}
+_SELDOM = {"search_rate": 0.1, "search_credit": 12.0, "growth": 1.2}
 
 RECOMMENDED: dict[str, dict[str, Any]] = {
-    "adam_sls": {"search_direction": "momentum", "c": 0.8, **_FEW_TRIALS},
-    "adam_salsa": {"search_direction": "momentum", **_FEW_TRIALS},
-    "plasls": {"search_direction": "momentum", **_FEW_TRIALS},
-    "amsgrad_sls": {"search_direction": "momentum", "c": 0.8, **_FEW_TRIALS},
-    "adagrad_sls": dict(_FEW_TRIALS),
-    "sgd_sls": {"init_step_size": 1.0, **_FEW_TRIALS},
-    "sgd_salsa": dict(_FEW_TRIALS),
-    "ponos": {"interpolate": True, "max_trials": 20, "lower_bound": 0.0, "search_rate": 0.1, "search_credit": 12.0},
+    "adam_sls": {"search_direction": "momentum", "c": 0.8, **_QUICK, **_SELDOM},
+    "adam_salsa": {"search_direction": "momentum", **_QUICK, **_SELDOM},
+    "plasls": {"search_direction": "momentum", "c": 0.5, **_QUICK},
+    "amsgrad_sls": {"search_direction": "momentum", "c": 0.8, **_QUICK, **_SELDOM},
+    "adagrad_sls": {**_QUICK, **_SELDOM},
+    "sgd_sls": {"init_step_size": 1.0, **_QUICK, **_SELDOM},
+    "sgd_salsa": {**_QUICK, **_SELDOM},
+    "ponos": dict(_QUICK),
 }
 """Where `optim=` departs from the published defaults of the class; docs/choosing.md has the evidence."""
 
