@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_CHUNK = 2**22
+_CHUNK = 2**20
 
 
 def chunks(tensors: Sequence[Tensor], *others: Sequence[Any]) -> Iterator[tuple[list[Any], ...]]:
-    """Yield parallel lists in parts of a few million elements, so that a temporary never is a copy of the model."""
+    """Yield parallel lists in parts of a million elements or one tensor: no temporary is a copy of the model."""
     start, size = 0, 0
     for end, tensor in enumerate(tensors, start=1):
         size += tensor.numel()
@@ -29,6 +29,18 @@ def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     if not left:
         return torch.zeros(())
     return total([torch.dot(_flat(x), _flat(y)) for x, y in zip(left, right)])
+
+
+def dot_difference(left: Sequence[Tensor], minuend: Sequence[Tensor], subtrahend: Sequence[Tensor]) -> Tensor:
+    """Return `<left, minuend - subtrahend>` as a 0-dim tensor, without a copy of the model for the difference."""
+    pieces = [piece for tensors in zip(left, minuend, subtrahend) for piece in _pieces(tensors)]
+    return total([dot(x, torch._foreach_sub(y, z)) for x, y, z in chunks(*zip(*pieces))])
+
+
+def _pieces(tensors: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
+    if not all(tensor.is_contiguous() for tensor in tensors):
+        return iter([tensors])
+    return zip(*(torch.split(tensor.view(-1), _CHUNK) for tensor in tensors))
 
 
 def total(scalars: Sequence[Tensor]) -> Tensor:

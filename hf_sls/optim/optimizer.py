@@ -446,8 +446,8 @@ class _Move:
 
 def _not_finite(loss: Tensor | float, gradients: list[Tensor]) -> Tensor:
     """Return 1.0 where the loss or a gradient is NaN or infinite, else 0.0; a 0-dim tensor, read by nobody yet."""
-    largest = torch._foreach_norm(gradients, float("inf")) if gradients else []
-    probes = [gradient_norm.float() for gradient_norm in largest]
+    norms = torch._foreach_norm(gradients) if gradients else []
+    probes = [norm.float() for norm in norms]
     probes.append(torch.as_tensor(loss, dtype=torch.float32, device=probes[0].device if probes else None))
     return 1 - total(probes).isfinite().float()
 

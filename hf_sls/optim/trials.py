@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ._tensors import chunks, dot, total
+from ._tensors import dot_difference
 from .random_state import RandomState
 
 Closure: TypeAlias = Callable[[], Tensor | float]
@@ -59,11 +59,7 @@ class Trials:
 
     def slope(self, gradients: list[Tensor]) -> Tensor:
         """Return `s = <g, u>`, from the displacement of the parameters, as a 0-dim tensor."""
-        parts = [
-            dot(part_gradients, torch._foreach_sub(originals, parameters))
-            for part_gradients, originals, parameters in chunks(gradients, self.originals, self._parameters)
-        ]
-        return total(parts) / self.step_size
+        return dot_difference(gradients, self.originals, self._parameters) / self.step_size
 
     def loss_at(self, step_size: float) -> float:
         """Return `phi(step_size)`."""
