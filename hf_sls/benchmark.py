@@ -1,6 +1,7 @@
 """What a step costs: line searches against torch's AdamW and the authors' package, interleaved in one run.
 
     python -m hf_sls.benchmark --shape minilm --batch_size 32 --output benchmark.json
+    python -m hf_sls.benchmark --optimizers adam_sls adam_salsa --rounds 10 --steps 50
 
 The optimizers take turns, a few steps each, on copies of one model and the same batches; machine noise then meets all
 of them alike, and the ratios mean something where the milliseconds do not. Peak memory is read in a process of its own
@@ -26,14 +27,14 @@ import transformers
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, HfArgumentParser
 
-from .optim import AdamSLS, LineSearchOptimizer, create_optimizer
+from .optim import Adam, AdamSLS, LastStep, Line, LineSearchOptimizer, SaLSa, create_optimizer
 
 SHAPES = {
     "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512},
     "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
     "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
 }
-BASELINE = "AdamW"
+BASELINE, FOREACH = "AdamW", "AdamW, foreach"
 
 
 @dataclass
@@ -47,6 +48,7 @@ class BenchmarkArguments:
     bf16: bool = field(default=False, metadata={"help": "Whether to run the model under bf16 autocast."})
     rounds: int = field(default=7, metadata={"help": "Turns that each optimizer takes; at least 5."})
     steps: int = field(default=5, metadata={"help": "Steps in a turn."})
+    optimizers: list[str] = field(default_factory=list, metadata={"help": "Measure these beside AdamW (default: all)."})
     only: str | None = field(default=None, metadata={"help": "Run one optimizer and print its peak memory."})
     output: str | None = field(default=None, metadata={"help": "File for the figures, as JSON."})
 
@@ -55,6 +57,9 @@ class BenchmarkArguments:
             raise ValueError(f"shape={self.shape!r} is not known; the shapes are {', '.join(SHAPES)}.")
         if self.rounds < 5:
             raise ValueError(f"rounds={self.rounds} is not allowed: at least 5 are needed for a spread.")
+        unknown = set(self.optimizers) - set(contestants())
+        if unknown:
+            raise ValueError(f"optimizers={sorted(unknown)} are not known; they are {', '.join(contestants())}.")
 
 
 def _authors(name: str) -> Callable[[list[Tensor]], Any] | None:
@@ -67,18 +72,44 @@ def _authors(name: str) -> Callable[[list[Tensor]], Any] | None:
     return SaLSA if name == "SaLSA" else lambda parameters: AuthorsAdamSLS([parameters], smooth=False, c=0.1)
 
 
+class _AnyStep:
+    """A criterion that accepts the first trial."""
+
+    def new_memory(self) -> dict[str, float]:
+        return {}
+
+    def line(self, loss: float, slope: float, memory: dict[str, float]) -> Line:
+        return Line(intercept=float("inf"), rate=1.0)
+
+    def accepted(self, loss: float, slope: float, accepted_loss: float, memory: dict[str, float]) -> dict[str, float]:
+        return memory
+
+
+def _one_trial(parameters: list[Tensor]) -> LineSearchOptimizer:
+    initial_step = LastStep(1e-4, growth=1.0)
+    return LineSearchOptimizer(parameters, direction=Adam(), criterion=_AnyStep(), initial_step=initial_step)
+
+
 def contestants() -> dict[str, Callable[[list[Tensor]], Any]]:
     """Return the optimizers to compare, by name."""
     found: dict[str, Callable[[list[Tensor]], Any] | None] = {
         BASELINE: lambda parameters: torch.optim.AdamW(parameters, lr=1e-4, fused=True),
-        "AdamW, foreach": lambda parameters: torch.optim.AdamW(parameters, lr=1e-4, foreach=True),
+        FOREACH: lambda parameters: torch.optim.AdamW(parameters, lr=1e-4, foreach=True),
         "adam_sls": lambda parameters: create_optimizer("adam_sls", parameters),
+        "adam_salsa": lambda parameters: create_optimizer("adam_salsa", parameters),
         "adam_sls, every step": lambda parameters: create_optimizer("adam_sls", parameters, search_rate=float("inf")),
+        "one trial on every step": _one_trial,
         "AdamSLS as published": AdamSLS,
+        "SaLSa as published": SaLSa,
         "salsa-optimizer AdamSLS": _authors("AdamSLS"),
         "salsa-optimizer SaLSA": _authors("SaLSA"),
     }
     return {name: make for name, make in found.items() if make is not None}
+
+
+def chosen(args: BenchmarkArguments) -> list[str]:
+    """Return the names to measure, in the order of the table."""
+    return [name for name in contestants() if not args.optimizers or name in (BASELINE, FOREACH, *args.optimizers)]
 
 
 class Contestant:
@@ -141,7 +172,8 @@ def make_batch(args: BenchmarkArguments, seed: int) -> tuple[Tensor, Tensor]:
 
 def measure(args: BenchmarkArguments) -> dict[str, dict[str, Any]]:
     """Return the figures of each contestant."""
-    runs = {name: Contestant(make, args) for name, make in contestants().items()}
+    makers = contestants()
+    runs = {name: Contestant(makers[name], args) for name in chosen(args)}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(args.rounds + 1):
         batches = [make_batch(args, turn * args.steps + step) for step in range(args.steps)]
@@ -152,7 +184,7 @@ def measure(args: BenchmarkArguments) -> dict[str, dict[str, Any]]:
             if turn > 0:
                 seconds[name].append((run._now() - start) / args.steps)
     baseline = seconds[BASELINE]
-    foreach = statistics.median(runs["AdamW, foreach"].arithmetic)
+    foreach = statistics.median(runs[FOREACH].arithmetic)
     figures = {}
     for name, run in runs.items():
         ratios = [mine / theirs for mine, theirs in zip(seconds[name], baseline)]
@@ -190,7 +222,7 @@ def main() -> None:
     if args.only is not None:
         print(peak_memory(args))
         return
-    peaks = {name: peak_memory_of(name) for name in contestants()}
+    peaks = {name: peak_memory_of(name) for name in chosen(args)}
     figures = measure(args)
     for name, row in figures.items():
         row["peak_mebibytes"] = peaks[name] / 2**20

@@ -7,6 +7,7 @@ from math import inf
 from torch import nn
 from typing_extensions import TypedDict, Unpack
 
+from ._validation import check_range
 from .backtracking import Backtracking
 from .cadence import Adaptive, Budget, Cadence, EveryStep
 from .criterion import Armijo, Criterion, NonMonotone, Smoothed
@@ -53,6 +54,7 @@ class _Named(LineSearchOptimizer):
         cadence: Cadence | None = None,
         partition: Partition | None = None,
         *,
+        safety: float = 0.9,
         max_trials: int = 100,
         interpolate: bool = False,
         lower_bound: float = -inf,
@@ -65,11 +67,38 @@ class _Named(LineSearchOptimizer):
             direction=direction,
             criterion=criterion,
             initial_step=initial_step,
-            backtracking=Backtracking(shrink, max_trials, interpolate, lower_bound=lower_bound),
+            backtracking=Backtracking(shrink, max_trials, interpolate, safety=safety, lower_bound=lower_bound),
             cadence=(cadence or EveryStep()) if search_rate == inf else Budget(search_credit, search_rate),
             partition=partition,
             weight_decay=weight_decay,
         )
+
+
+class _AdamWithMinimum(_Named):
+    """Adam's direction, and on request steps that aim at a share of the averaged parabola's minimum."""
+
+    def __init__(
+        self,
+        params: Params,
+        direction: Adam,
+        init_step_size: float,
+        c: float,
+        smoothing: float,
+        shrink: float,
+        growth: float,
+        minimum_share: float,
+        cadence: Cadence | None = None,
+        **search: Unpack[SearchSettings],
+    ) -> None:
+        check_range("minimum_share", minimum_share, low=0.0, high=1.0, include_high=False)
+        check_range("c", c, low=0.0, high=1.0, include_low=False, include_high=False)
+        initial_step: InitialStep = LastStep(init_step_size, growth)
+        safety = 0.9
+        if minimum_share:
+            initial_step, safety = ParabolaMinimum(init_step_size, minimum_share), 0.5
+            c = max(c, 1 - minimum_share)
+        criterion = Smoothed(c, smoothing) if smoothing else Armijo(c)
+        super().__init__(params, direction, criterion, initial_step, shrink, cadence, safety=safety, **search)
 
 
 class SGDSLS(_Named):
@@ -106,7 +135,7 @@ class SGDSLS(_Named):
         super().__init__(params, Gradient(), Armijo(c), LastStep(init_step_size, growth), shrink, **search)
 
 
-class AdamSLS(_Named):
+class AdamSLS(_AdamWithMinimum):
     """Adam with the Armijo line search (ADAMSLS, Kenneweg et al. 2023, arXiv 2403.18506).
 
     Each step is Adam's, `w - eta * m^ / (sqrt(v^) + eps)`, with the largest tried `eta` that satisfies the Armijo
@@ -120,8 +149,12 @@ class AdamSLS(_Named):
         eps: added to Adam's denominator.
         search_direction: `"gradient"` searches along `-g / (sqrt(v^) + eps)` and applies the step size found along
             Adam's direction (arXiv 2403.18506); `"momentum"` searches along Adam's direction itself (arXiv 2403.18519).
+        smoothing: share of the past in the criterion (`Smoothed`), in [0, 1); 0 is Armijo.
         shrink: factor of a rejected step (beta), in (0, 1).
         growth: factor from one search to the next (gamma^(1/n)), at least 1.
+        minimum_share: aim at this share of the averaged parabola's minimum (`ParabolaMinimum`), in [0, 1), in place of
+            `growth` times the last step; steps of more than twice the aim are then rejected, whatever `c` is. 0: do
+            not.
         search: `SearchSettings`.
     """
 
@@ -135,12 +168,14 @@ class AdamSLS(_Named):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         search_direction: SearchDirection = "gradient",
+        smoothing: float = 0.0,
         shrink: float = 0.9,
         growth: float = _DOUBLED_IN_500,
+        minimum_share: float = 0.0,
         **search: Unpack[SearchSettings],
     ) -> None:
         direction = Adam(betas, eps, search_direction, self._amsgrad)
-        super().__init__(params, direction, Armijo(c), LastStep(init_step_size, growth), shrink, **search)
+        super().__init__(params, direction, init_step_size, c, smoothing, shrink, growth, minimum_share, **search)
 
 
 class AMSGradSLS(AdamSLS):
@@ -233,7 +268,7 @@ class PLASLS(_Named):
         )
 
 
-class SaLSa(_Named):
+class SaLSa(_AdamWithMinimum):
     """Adam with the smoothed line search, as often as needed (SaLSa, Kenneweg et al. 2024, arXiv 2407.20650).
 
     A step is accepted when the decrease averaged over the batches is sufficient (`Smoothed`), and searched only as
@@ -250,8 +285,7 @@ class SaLSa(_Named):
         smoothing: share of the past in the criterion (B), in [0, 1).
         shrink: factor of a rejected step, in (0, 1).
         growth: factor from one search to the next, at least 1.
-        minimum_share: start a search at this share of the averaged parabola's minimum (`ParabolaMinimum`), in (0, 2),
-            in place of `growth` times the last step; 0 for the paper's `growth`.
+        minimum_share: as in `AdamSLS`.
         warmup: number of searches, from the start, that take place on every step.
         max_interval: the most steps from one search to the next.
         search: `SearchSettings`.
@@ -273,13 +307,15 @@ class SaLSa(_Named):
         max_interval: int = 10,
         **search: Unpack[SearchSettings],
     ) -> None:
-        last, minimum = LastStep(init_step_size, growth), ParabolaMinimum(init_step_size, minimum_share or 1.0)
         super().__init__(
             params,
             Adam(betas, eps, search_direction),
-            Smoothed(c, smoothing),
-            minimum if minimum_share else last,
+            init_step_size,
+            c,
+            smoothing,
             shrink,
+            growth,
+            minimum_share,
             Adaptive(warmup, max_interval),
             **search,
         )

@@ -453,3 +453,69 @@ def test_any_scale_of_the_loss_is_searched_to_an_accepted_step(
     report = optimizer.last_report
     assert report.outcome == "accepted"
     assert Armijo(c).line(report.loss, report.slope, {}).accepts(report.step_size, report.loss - report.loss_decrease)
+
+
+class Hostile:
+    """A closure that returns one kind of loss after the other; the last kind repeats."""
+
+    def __init__(self, kinds: list[str], closure: Any, start: torch.Tensor) -> None:
+        self.kinds, self.closure, self.start, self.calls = kinds, closure, start, 0
+
+    def __call__(self) -> torch.Tensor:
+        kind = self.kinds[min(self.calls, len(self.kinds) - 1)]
+        self.calls += 1
+        known = {"higher": self.start + 1.0, "equal": self.start, "zero": 0.0 * self.start, "true": self.closure()}
+        return known[kind] if kind in known else self.start * float(kind)
+
+
+losses_seen_by_trials = st.sampled_from(["true", "nan", "inf", "-inf", "higher", "equal", "zero"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    member=st.sampled_from(sorted(MEMBERS)),
+    steps=st.lists(st.lists(losses_seen_by_trials, min_size=1, max_size=4), min_size=1, max_size=6),
+    gradient=st.sampled_from(["true", "zero", "reversed", "nan"]),
+)
+def test_whatever_the_losses_are_a_search_ends_and_only_an_accepted_step_moves(
+    member: str, steps: list[list[str]], gradient: str
+) -> None:
+    """The gradient need not belong to the loss either."""
+    model = Network()
+    optimizer = MEMBERS[member](model.parameters())
+    for kinds, closure in zip(steps, model.closures(len(steps))):
+        start = closure()
+        optimizer.zero_grad()
+        start.backward()
+        for parameter in model.parameters():
+            parameter.grad *= {"true": 1.0, "zero": 0.0, "reversed": -1.0, "nan": float("nan")}[gradient]
+
+        hostile = Hostile(kinds, closure, start.detach())
+        before, steps_before = snapshot(model), optimizer.counts["steps"]
+        optimizer.step(hostile, loss=start)
+        report = optimizer.last_report
+        assert hostile.calls == report.trials <= 200
+        assert optimizer.counts["steps"] == steps_before + 1
+        assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+        assert 0 < optimizer.param_groups[0]["step_size"] < float("inf")
+        if report.outcome not in ("accepted", "not_searched"):
+            waiting = [group for group in optimizer.param_groups if group["step_size"] != report.step_size]
+            assert waiting or same(model, before)
+    assert optimizer.counts["skipped_steps"] <= len(steps)
+
+
+@every_member
+def test_a_thousand_rejected_trials_leave_the_parameters_to_the_bit(member: str) -> None:
+    model = Network(dtype=torch.float32)
+    optimizer = MEMBERS[member](model.parameters(), **({"search_rate": float("inf")} if member in OPTIMIZERS else {}))
+    before, rejected = snapshot(model), 0
+    while rejected < 1000:
+        start = next(model.closures(1))()
+        optimizer.zero_grad()
+        start.backward()
+        optimizer.step(lambda: torch.tensor(1e9), loss=start.detach())
+        assert optimizer.last_report.outcome in ("exhausted", "unresolvable", "no_slope")
+        rejected += max(optimizer.last_report.backtracks, 1)
+        for group in optimizer.param_groups:
+            group["step_size"] = 1.0
+    assert same(model, before)
