@@ -38,6 +38,7 @@ class LossClosure:
         self._micro_batches: list[tuple[Callable[[], Tensor], RandomState]] = []
         self._losses: list[Tensor] = []
         self._loss: Tensor | None = None
+        self._offset: Tensor | float = 0.0
 
     def record(self, evaluate: Callable[[], Tensor], replay: Callable[[], Tensor] | None = None) -> Tensor:
         """Evaluate one micro-batch and remember it.
@@ -63,9 +64,21 @@ class LossClosure:
             self._loss = _total(self._losses)
         return self._loss
 
-    @torch.no_grad()
+    def rebase(self) -> None:
+        """Evaluate now, and from here on return the recorded loss plus the change since.
+
+        For replays that evaluate a part of the batch only: what they say of the change is taken for the whole.
+        """
+        random_state = RandomState.capture(self._devices)
+        self._offset = self.loss - self._evaluate()
+        random_state.restore()
+
     def __call__(self) -> Tensor:
         """Return the loss at the present parameters. A collective call: every process has to make it."""
+        return self._evaluate() + self._offset
+
+    @torch.no_grad()
+    def _evaluate(self) -> Tensor:
         with _buffers_kept(self._model), _buffers_not_broadcast(self._model):
             losses = []
             for replay, random_state in self._micro_batches:

@@ -14,11 +14,9 @@ def with_line_search(card: str, optimizer: LineSearchOptimizer) -> str:
         card: the text of the card.
         optimizer: the optimizer after training.
     """
-    counts = optimizer.counts
-    passes = 1 + counts["trials"] / max(counts["steps"], 1)
     lines = {
         "learning_rate": f"step_size: found by line search, {optimizer.param_groups[0]['step_size']:.3g} at the end "
-        f"({passes:.2f} forward passes per step)",
+        f"({optimizer.forward_passes_per_step:.2f} forward passes per step)",
         "optimizer": f"optimizer: hf_sls {optimizer.describe()}",
     }
     for key, line in lines.items():

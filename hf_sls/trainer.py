@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -166,6 +167,7 @@ class LineSearchTrainerMixin(_Base):
         if self._counts_at_last_log is None:
             self._counts_at_last_log = optimizer.counts
         recorded: list[Any] = []
+        fraction = optimizer.search_fraction
         accumulation_steps = self.current_gradient_accumulation_steps
 
         def evaluate() -> Tensor:
@@ -176,8 +178,16 @@ class LineSearchTrainerMixin(_Base):
             with self._replaying(recorded, accumulation_steps):
                 return step(model, copy.copy(inputs), *args, **kwargs)
 
-        loss = self._closure.record(evaluate, replay)
+        def replay_some_rows() -> Tensor:
+            some = [_some_rows(prepared, fraction) for prepared in recorded]
+            scaled = [fraction * x if isinstance(x, Tensor | int) else x for x in args]
+            with self._replaying(some, accumulation_steps):
+                return step(model, copy.copy(inputs), *scaled, **kwargs)
+
+        loss = self._closure.record(evaluate, replay if fraction == 1 else replay_some_rows)
         if self.accelerator.sync_gradients:
+            if fraction < 1 and optimizer.search_due:
+                self._closure.rebase()
             optimizer.arm(self._closure, self._closure.loss)
         return loss
 
@@ -241,7 +251,7 @@ class LineSearchTrainerMixin(_Base):
                     logs["loss_decrease"] = since["loss_decrease"] / since["searches"]
                 self._counts_at_last_log = counts
             elif "train_loss" in logs:
-                logs["train_forward_passes_per_step"] = 1 + counts["trials"] / max(counts["steps"], 1)
+                logs["train_forward_passes_per_step"] = optimizer.forward_passes_per_step
         super().log(logs, *args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -262,6 +272,18 @@ class SLSTrainer(LineSearchTrainerMixin, Trainer):
         ValueError: the arguments do not suit a line search (unknown `optim_args`, a learning-rate schedule, DeepSpeed,
             FSDP, `nn.DataParallel`); raised when the trainer is created.
     """
+
+
+def _some_rows(inputs: Any, fraction: float) -> Any:
+    """Return the first rows of every tensor whose first dimension is the batch."""
+    tensors = [value for value in inputs.values() if isinstance(value, Tensor) and value.ndim]
+    size = tensors[0].shape[0] if tensors else 0
+    rows = math.ceil(fraction * size)
+    kept = {
+        key: value[:rows] if isinstance(value, Tensor) and value.ndim and value.shape[0] == size else value
+        for key, value in inputs.items()
+    }
+    return type(inputs)(kept)
 
 
 @contextmanager

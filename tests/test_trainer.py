@@ -26,7 +26,7 @@ from transformers import (
 from hf_sls import SGDSLS, AdamSLS, LineSearchTrainerMixin, SLSTrainer, SLSTrainingArguments
 from hf_sls.optim import OPTIMIZERS
 
-from .conftest import classification_rows, language_rows, losses, step_sizes, tiny_bert, tiny_gpt2
+from .conftest import Rows, classification_rows, language_rows, losses, step_sizes, tiny_bert, tiny_gpt2
 
 
 def parameters(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -189,6 +189,46 @@ def test_clipping_does_not_falsify_the_slope(arguments: Any) -> None:
         slopes.append(trainer.line_search_optimizer.last_report.slope)
     assert trainer.state.log_history[0]["grad_norm"] > 0.1
     assert slopes[1] == pytest.approx(slopes[0], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "settings"),
+    [
+        (tiny_bert, classification_rows, {}),
+        (tiny_bert, classification_rows, {"gradient_accumulation_steps": 2}),
+        (tiny_gpt2, language_rows, {"gradient_accumulation_steps": 2}),
+    ],
+)
+def test_a_part_of_a_batch_of_equal_rows_is_searched_like_the_whole(
+    model: Any, rows: Any, settings: dict[str, Any], arguments: Any
+) -> None:
+    runs = []
+    for fraction in (1.0, 0.25):
+        seen: list[int] = []
+        args = arguments(max_steps=5, optim_args=f"search_rate=inf,search_fraction={fraction}", **settings)
+        trainer = SLSTrainer(model=model(dropout=0.0), args=args, train_dataset=Rows([rows()[3]] * 40))
+        trainer.model.register_forward_pre_hook(
+            lambda module, args, kwargs, seen=seen: seen.append(len(kwargs["input_ids"])), with_kwargs=True
+        )
+        trainer.train()
+        runs.append((step_sizes(trainer), losses(trainer), trainer.line_search_optimizer.counts["trials"], seen))
+    assert runs[0][0] == pytest.approx(runs[1][0], rel=1e-2)
+    assert runs[0][1] == pytest.approx(runs[1][1], rel=1e-2)
+    assert runs[0][2] == runs[1][2]
+    window = settings.get("gradient_accumulation_steps", 1)
+    assert runs[0][3].count(4) == window * (5 + runs[0][2])
+    assert runs[1][3].count(4) == window * 5
+    assert runs[1][3].count(1) == window * (5 + runs[1][2])
+
+
+def test_a_part_of_the_batch_leaves_the_random_stream_alone(arguments: Any) -> None:
+    streams = []
+    for fraction in (1.0, 0.5):
+        args = arguments(max_steps=3, optim_args=f"search_rate=inf,search_fraction={fraction}")
+        trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
+        trainer.train()
+        streams.append(torch.rand(4))
+    assert torch.equal(*streams)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "constant"])

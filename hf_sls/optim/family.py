@@ -30,6 +30,8 @@ class SearchSettings(TypedDict, total=False):
             tried; `-inf`.
         search_rate: trials that a step may cost on average (`Budget`); `inf`, the cadence of the paper.
         search_credit: trials allowed beyond `search_rate`, for the first searches; 10.
+        search_fraction: share of the rows of a batch that `SLSTrainer` evaluates in trials, in (0, 1]; 1. Below 1 a
+            search costs one more evaluation of that share, of the loss before the step.
         weight_decay: decoupled weight decay, times the step size taken; 0.
     """
 
@@ -38,6 +40,7 @@ class SearchSettings(TypedDict, total=False):
     lower_bound: float
     search_rate: float
     search_credit: float
+    search_fraction: float
     weight_decay: float
 
 
@@ -60,8 +63,11 @@ class _Named(LineSearchOptimizer):
         lower_bound: float = -inf,
         search_rate: float = inf,
         search_credit: float = 10.0,
+        search_fraction: float = 1.0,
         weight_decay: float = 0.0,
     ) -> None:
+        check_range("search_fraction", search_fraction, low=0.0, high=1.0, include_low=False)
+        self.search_fraction = search_fraction
         super().__init__(
             params,
             direction=direction,

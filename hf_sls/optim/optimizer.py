@@ -100,6 +100,9 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         TypeError: a parameter is complex.
     """
 
+    search_fraction: float = 1.0
+    """Share of the rows of a batch that a closure which can choose evaluates in trials."""
+
     def __init__(
         self,
         params: Params,
@@ -203,6 +206,13 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """
         self._read_skips()
         return dict(self.param_groups[0]["line_search"]["counts"])
+
+    @property
+    def forward_passes_per_step(self) -> float:
+        """Forward passes per step on average, the one with gradients included; trials count by their share of rows."""
+        counts = self.counts
+        extra = counts["trials"] + (counts["searches"] if self.search_fraction < 1 else 0)
+        return 1 + self.search_fraction * extra / max(counts["steps"], 1)
 
     def describe(self) -> str:
         """Return the composition as text, `AdamSLS(direction=..., criterion=..., ...)`."""
