@@ -175,7 +175,7 @@ class Adam(Direction):
 
     def applied(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
         updates = self._preconditioned([state["exp_avg"] for state in states], states)
-        torch._foreach_div_(updates, [1 - self.betas[0] ** step for step in _steps(states)])
+        torch._foreach_div_(updates, _bias_corrections(self.betas[0], states))
         return updates
 
     def searched(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
@@ -188,7 +188,7 @@ class Adam(Direction):
         """Return `vectors / (sqrt(v^) + eps)`."""
         second_moment = "max_exp_avg_sq" if self.amsgrad else "exp_avg_sq"
         updates = torch._foreach_sqrt([state[second_moment] for state in states])
-        torch._foreach_div_(updates, [(1 - self.betas[1] ** step) ** 0.5 for step in _steps(states)])
+        torch._foreach_div_(updates, [factor.sqrt() for factor in _bias_corrections(self.betas[1], states)])
         torch._foreach_add_(updates, self.eps)
         torch._foreach_reciprocal_(updates)
         torch._foreach_mul_(updates, vectors)
@@ -256,6 +256,7 @@ class Adagrad(Direction):
         return self.applied(gradients, states)
 
 
-def _steps(states: list[State]) -> list[float]:
-    """Read the step counters of all states with one host synchronisation."""
-    return torch.stack([state["step"] for state in states]).tolist()
+def _bias_corrections(beta: float, states: list[State]) -> list[Tensor]:
+    """Return `1 - beta^k` for the step k of each state, on its device, so that nobody waits for it."""
+    steps = (state["step"] for state in states)
+    return [1 - beta ** (step if step.device.type == "mps" else step.double()) for step in steps]
