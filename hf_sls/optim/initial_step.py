@@ -110,11 +110,14 @@ class ParabolaMinimum(InitialStep):
     r"""A share of the step that minimises the parabola through the searches so far.
 
     An accepted trial at `eta` shows the curvature of the loss along the direction,
-    `q = (f(w + eta p) - f(w) + eta s) / eta^2`. With averages over the accepted trials, `S := B S + (1 - B) s` and
-    `Q := B Q + (1 - B) q`, the average loss along the direction is lowest at `S / 2Q`, and the next step is
-    `share * S / 2Q`, but at most `change` times larger or smaller than the last. One trial a search says in which
-    direction the step size is wrong, and by how much; with `share` below `2 (1 - c)` the criterion is met on average,
-    and only guards.
+    `q = (f(w + eta p) - f(w) + eta s) / eta^2`. With averages over the n accepted trials, from zero::
+
+        S := B S + (1 - B) s        Q := B Q + (1 - B) q        aim = share * S / (2 Q / (1 - B^n))
+
+    The next step is the aim, but at most `change` times larger or smaller than the last. One trial a search says in
+    which direction the step size is wrong, and by how much; where c is at most `1 - share / 2` the criterion is met on
+    average, and only guards. `S` is not corrected for its start from zero, as `Q` is: no descent is counted on before
+    it was seen, which warms the step size up over the first searches.
 
     Args:
         first: where the first search starts, positive.
@@ -124,8 +127,8 @@ class ParabolaMinimum(InitialStep):
     """
 
     first: float = 0.1
-    share: float = 0.4
-    smoothing: float = 0.8
+    share: float = 0.5
+    smoothing: float = 0.9
     change: float = 2.0
 
     def __post_init__(self) -> None:
@@ -135,7 +138,7 @@ class ParabolaMinimum(InitialStep):
         check_range("change", self.change, low=1.0, include_low=False)
 
     def new_memory(self) -> Memory:
-        return {"slope": 0.0, "curvature": 0.0, "next": self.first}
+        return {"searches": 0, "slope": 0.0, "curvature": 0.0, "next": self.first}
 
     def propose(self, step_size: float, memory: Memory) -> float:
         return memory["next"]
@@ -147,12 +150,16 @@ class ParabolaMinimum(InitialStep):
         step_size = result.step_size
         if result.outcome != "accepted":
             return {**memory, "next": step_size}
+        searches, fresh = memory["searches"] + 1, 1 - self.smoothing
+        average_slope = self.smoothing * memory["slope"] + fresh * slope
         curvature = (result.loss - loss + step_size * slope) / step_size**2
-        average_slope = self.smoothing * memory["slope"] + (1 - self.smoothing) * slope
-        average_curvature = self.smoothing * memory["curvature"] + (1 - self.smoothing) * curvature
-        target = self.share * average_slope / (2 * average_curvature) if average_curvature > 0 else float("inf")
+        average_curvature = self.smoothing * memory["curvature"] + fresh * curvature
+        corrected_curvature = average_curvature / (1 - self.smoothing**searches)
+        aim = self.share * average_slope / (2 * corrected_curvature) if corrected_curvature > 0 else float("inf")
+        smallest = step_size / self.change * (fresh if searches == 1 else 1.0)
         return {
+            "searches": searches,
             "slope": average_slope,
             "curvature": average_curvature,
-            "next": min(max(target, step_size / self.change), step_size * self.change),
+            "next": min(max(aim, smallest), step_size * self.change),
         }

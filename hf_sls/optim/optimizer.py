@@ -307,6 +307,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 self.direction.advance(
                     move.parameters, move.gradients, move.states, step_size, group["weight_decay"], skip
                 )
+        if not searched.groups:
+            report = replace(report, step_size=self.param_groups[0]["step_size"])
         return report, skip
 
     def _search(

@@ -17,9 +17,11 @@ from hf_sls.optim import (
     Armijo,
     Backtracking,
     Budget,
+    Gradient,
     Line,
     LineSearchOptimizer,
     NonMonotone,
+    ParabolaMinimum,
     SearchResult,
     Smoothed,
 )
@@ -186,3 +188,27 @@ def test_budget_bounds_the_trials(credit: float, rate: float) -> None:
             memory = cadence.skipped(memory)
         assert trials < credit + rate * step + 3
     assert trials >= credit + rate * 200 - 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(curvature=curvatures, share=st.floats(0.1, 0.9), first=st.floats(1e-4, 1e4))
+def test_the_parabola_of_a_quadratic_is_the_quadratic(curvature: float, share: float, first: float) -> None:
+    """Along `-g` the minimum is at `1 / curvature`; the aim is its share, warmed up by `1 - B^n`, from any start."""
+    w, closure = quadratic(curvature)
+    rule = ParabolaMinimum(first / curvature, share, smoothing=0.5, change=1e6)
+    optimizer = LineSearchOptimizer(
+        [w],
+        direction=Gradient(),
+        criterion=Armijo(0.5 * (1 - share)),
+        initial_step=rule,
+        backtracking=Backtracking(interpolate=True, max_trials=200, max_shrink=1e-6),
+    )
+    trials = 0
+    for search in range(1, 12):
+        w.data.copy_(torch.tensor([3.0, -4.0]))
+        optimizer.step(closure)
+        memory = optimizer.param_groups[0]["line_search"]["initial_step"]
+        assert optimizer.last_report.outcome == "accepted"
+        assert memory["next"] == pytest.approx(share * (1 - 0.5**search) / curvature, rel=1e-4)
+        trials += optimizer.last_report.trials - (search == 1) * (optimizer.last_report.trials - 1)
+    assert trials == 11
