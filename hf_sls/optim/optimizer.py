@@ -326,34 +326,35 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         proposed = self.initial_step.propose(move.step_size, memory["initial_step"])
         with Trials(closure, move.parameters, random_state) as trials:
             self._advance_searched(move, proposed, skip)
-            trials.step_size = proposed
+            trials.step_size, update = proposed, self.direction.searched
             start_loss, slope, skipped = to_floats(loss, trials.slope(move.gradients) * gradient_scale, skip)
             if skipped or not isfinite(slope):
                 return SearchReport("non_finite", move.step_size, loss=start_loss, slope=slope)
             line = self.criterion.line(start_loss, slope, memory["criterion"])
             descends = line.rate > 0
             if not descends:
-                trials.undo()
-                self._displace(move, self.direction.steepest, proposed)
-                trials.step_size = proposed
+                update = self.direction.steepest
+                self._displace_from_start(trials, move, update, proposed)
                 (slope,) = to_floats(trials.slope(move.gradients) * gradient_scale)
                 line = self.criterion.line(start_loss, slope, memory["criterion"])
             if not line.rate > 0:
                 return SearchReport("no_slope", move.step_size, loss=start_loss, slope=slope)
 
+            start = self.initial_step.start(proposed, start_loss, slope, memory["initial_step"])
+            if start > proposed:
+                self._displace_from_start(trials, move, update, start)
             result = self.backtracking.search(
                 phi=trials.loss_at,
                 line=line,
                 loss=start_loss,
                 slope=slope,
-                step_size=self.initial_step.start(proposed, start_loss, slope, memory["initial_step"]),
+                step_size=start,
                 resolution=_rounding(loss) * abs(start_loss),
             )
             accepted = result.outcome == "accepted"
             if accepted:
                 if not (descends and self.direction.searches_applied):
-                    trials.undo()
-                    self._displace(move, self.direction.applied, result.step_size)
+                    self._displace_from_start(trials, move, self.direction.applied, result.step_size)
                 move.decay(trials.originals, result.step_size)
                 trials.keep = True
 
@@ -384,6 +385,11 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         elif not skip:
             self.direction.accumulate(move.gradients, move.states)
             self._displace(move, self.direction.searched, step_size)
+
+    def _displace_from_start(self, trials: Trials, move: _Move, update: _Update, step_size: float) -> None:
+        trials.undo()
+        self._displace(move, update, step_size)
+        trials.step_size = step_size
 
     def _displace(self, move: _Move, update: _Update, step_size: float) -> None:
         for parameters, gradients, states in chunks(move.parameters, move.gradients, move.states):

@@ -19,8 +19,8 @@ class Trials:
     """The loss of the mini-batch as a function of the step size, `phi(eta) = f(w - eta * u)`.
 
     Inside the `with` block the parameters move: the caller moves them to a first point `w - eta * u` and names its
-    `eta` in `step_size`; other points are then interpolated between that one and `w`, so that the update itself need
-    not be kept. On leaving the block they are where they were, to the bit, unless `keep` was set and no exception
+    `eta` in `step_size`; smaller steps are then interpolated between that point and `w`, so that the update itself
+    need not be kept. On leaving the block they are where they were, to the bit, unless `keep` was set and no exception
     passes through; the global random state is always what it was on entry.
 
     Args:
@@ -62,7 +62,7 @@ class Trials:
         return dot_difference(gradients, self.originals, self._parameters) / self.step_size
 
     def loss_at(self, step_size: float) -> float:
-        """Return `phi(step_size)`."""
+        """Return `phi(step_size)`, for a step size at most the present one."""
         if step_size != self.step_size:
             torch._foreach_lerp_(self._parameters, self.originals, 1 - step_size / self.step_size)
             self.step_size = step_size

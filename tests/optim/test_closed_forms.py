@@ -22,6 +22,7 @@ from hf_sls.optim import (
     LineSearchOptimizer,
     NonMonotone,
     ParabolaMinimum,
+    PoNoS,
     SearchResult,
     Smoothed,
 )
@@ -212,3 +213,17 @@ def test_the_parabola_of_a_quadratic_is_the_quadratic(curvature: float, share: f
         assert memory["next"] == pytest.approx(share * (1 - 0.5**search) / curvature, rel=1e-4)
         trials += optimizer.last_report.trials - (search == 1) * (optimizer.last_report.trials - 1)
     assert trials == 11
+
+
+@pytest.mark.parametrize("last", [1e-7, 1.0])
+def test_a_start_far_above_the_last_step_is_as_exact_as_any(last: float) -> None:
+    """Extrapolating from a step that single precision can hardly resolve would move along rounding errors."""
+    model = Network(dtype=torch.float32)
+    optimizer = PoNoS(model.parameters(), polyak_share=10.0)
+    optimizer.param_groups[0]["step_size"] = last
+    before = snapshot(model)
+    optimizer.step(next(model.closures(1)))
+    step_size = optimizer.last_report.step_size
+    assert step_size > 1e-3
+    for parameter, old in zip(model.parameters(), before):
+        torch.testing.assert_close(parameter.detach(), old - step_size * parameter.grad, rtol=1e-5, atol=1e-6)
