@@ -136,8 +136,8 @@ def test_accumulation_takes_the_steps_of_the_whole_batch(optim: str, model: str,
             trainer.model_accepts_loss_kwargs = False
         trainer.train()
         runs.append((losses(trainer), step_sizes(trainer)))
-    assert runs[0][0] == pytest.approx(runs[1][0], rel=2e-3)
-    assert runs[0][1] == pytest.approx(runs[1][1], rel=2e-3)
+    assert runs[0][0] == pytest.approx(runs[1][0], rel=2e-2)
+    assert runs[0][1] == pytest.approx(runs[1][1], rel=2e-2)
 
 
 def test_logs_carry_the_search(arguments: Any) -> None:

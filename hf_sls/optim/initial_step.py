@@ -114,28 +114,35 @@ class ParabolaMinimum(InitialStep):
 
         S := B S + (1 - B) s        Q := B Q + (1 - B) q        aim = share * S / (2 Q / (1 - B^n))
 
-    The next step is the aim, but at most `change` times larger or smaller than the last. One trial a search says in
-    which direction the step size is wrong, and by how much; where c is at most `1 - share / 2` the criterion is met on
-    average, and only guards. `S` is not corrected for its start from zero, as `Q` is: no descent is counted on before
-    it was seen, which warms the step size up over the first searches.
+    The next step is the aim, but between `shrink` and `growth` times the last. One trial a search says in which
+    direction the step size is wrong, and by how much; where c is at most `1 - share / 2` the criterion is met on
+    average, and only guards.
+
+    The step size warms up: the second step is at most `1 - B` times the first, slow growth takes it from there, and `S`
+    is not corrected for its start from zero, as `Q` is, so that no descent is counted on before it was seen. Early
+    batches promise more than they keep, as most of the slope along a young average of gradients is that of the batch's
+    own gradient.
 
     Args:
         first: where the first search starts, positive.
         share: how far to the minimum, in (0, 2).
         smoothing: B, in [0, 1).
-        change: the largest factor from one search to the next, above 1.
+        growth: the largest factor from one search to the next, above 1.
+        shrink: the smallest factor from one search to the next, in (0, 1).
     """
 
     first: float = 0.1
     share: float = 0.5
-    smoothing: float = 0.9
-    change: float = 2.0
+    smoothing: float = 0.7
+    growth: float = 1.1
+    shrink: float = 0.5
 
     def __post_init__(self) -> None:
         check_range("init_step_size", self.first, low=0.0, include_low=False)
         check_range("share", self.share, low=0.0, high=2.0, include_low=False, include_high=False)
         check_range("smoothing", self.smoothing, low=0.0, high=1.0, include_high=False)
-        check_range("change", self.change, low=1.0, include_low=False)
+        check_range("growth", self.growth, low=1.0, include_low=False)
+        check_range("shrink", self.shrink, low=0.0, high=1.0, include_low=False, include_high=False)
 
     def new_memory(self) -> Memory:
         return {"searches": 0, "slope": 0.0, "curvature": 0.0, "next": self.first}
@@ -156,10 +163,10 @@ class ParabolaMinimum(InitialStep):
         average_curvature = self.smoothing * memory["curvature"] + fresh * curvature
         corrected_curvature = average_curvature / (1 - self.smoothing**searches)
         aim = self.share * average_slope / (2 * corrected_curvature) if corrected_curvature > 0 else float("inf")
-        smallest = step_size / self.change * (fresh if searches == 1 else 1.0)
+        growth, shrink = (fresh, fresh * self.shrink) if searches == 1 else (self.growth, self.shrink)
         return {
             "searches": searches,
             "slope": average_slope,
             "curvature": average_curvature,
-            "next": min(max(aim, smallest), step_size * self.change),
+            "next": max(min(aim, growth * step_size), shrink * step_size),
         }

@@ -196,7 +196,7 @@ def test_budget_bounds_the_trials(credit: float, rate: float) -> None:
 def test_the_parabola_of_a_quadratic_is_the_quadratic(curvature: float, share: float, first: float) -> None:
     """Along `-g` the minimum is at `1 / curvature`; the aim is its share, warmed up by `1 - B^n`, from any start."""
     w, closure = quadratic(curvature)
-    rule = ParabolaMinimum(first / curvature, share, smoothing=0.5, change=1e6)
+    rule = ParabolaMinimum(first / curvature, share, smoothing=0.5, growth=1e6, shrink=1e-9)
     optimizer = LineSearchOptimizer(
         [w],
         direction=Gradient(),
@@ -210,7 +210,9 @@ def test_the_parabola_of_a_quadratic_is_the_quadratic(curvature: float, share: f
         optimizer.step(closure)
         memory = optimizer.param_groups[0]["line_search"]["initial_step"]
         assert optimizer.last_report.outcome == "accepted"
-        assert memory["next"] == pytest.approx(share * (1 - 0.5**search) / curvature, rel=1e-4)
+        aim = share * (1 - 0.5**search) / curvature
+        expected = min(aim, 0.5 * optimizer.last_report.step_size) if search == 1 else aim
+        assert memory["next"] == pytest.approx(expected, rel=1e-4)
         trials += optimizer.last_report.trials - (search == 1) * (optimizer.last_report.trials - 1)
     assert trials == 11
 
@@ -227,3 +229,18 @@ def test_a_start_far_above_the_last_step_is_as_exact_as_any(last: float) -> None
     assert step_size > 1e-3
     for parameter, old in zip(model.parameters(), before):
         torch.testing.assert_close(parameter.detach(), old - step_size * parameter.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_the_parabola_warms_up_and_changes_by_little() -> None:
+    """Where the loss falls in a straight line there is no minimum to aim at: a third of the first step, then growth."""
+    rule = ParabolaMinimum(first=1.0)
+    memory, steps = rule.new_memory(), []
+    for _ in range(4):
+        step_size = rule.propose(0.0, memory)
+        steps.append(step_size)
+        memory = rule.searched(1.0, 2.0, SearchResult(step_size, 1.0 - 2.0 * step_size, 1, "accepted"), memory)
+    assert steps == pytest.approx([1.0, 0.3, 0.33, 0.363])
+    steep = SearchResult(0.4, 1.0 - 2.0 * 0.4 + 1e6 * 0.4**2, 1, "accepted")
+    assert rule.searched(1.0, 2.0, steep, memory)["next"] == pytest.approx(0.2)
+    failed = SearchResult(0.01, 2.0, 20, "exhausted")
+    assert rule.searched(1.0, 2.0, failed, memory)["next"] == 0.01
