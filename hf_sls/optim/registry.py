@@ -20,11 +20,11 @@ OPTIMIZERS: dict[str, type[LineSearchOptimizer]] = {
 
 _QUICK = {"shrink": 0.5, "max_trials": 20, "interpolate": True, "lower_bound": 0.0}
 _SELDOM = {"search_rate": 0.09, "search_credit": 10.0, "growth": 1.2}
-_ADAM = {"search_direction": "momentum", "c": 0.5, "smoothing": 0.9, "minimum_share": 0.5, **_QUICK, **_SELDOM}
+_ADAM = {"search_direction": "momentum", "c": 0.8, **_QUICK, **_SELDOM}
 
 RECOMMENDED: dict[str, dict[str, Any]] = {
     "adam_sls": _ADAM,
-    "adam_salsa": {"search_direction": "momentum", "c": 0.7, **_QUICK, **_SELDOM},
+    "adam_salsa": {"search_direction": "momentum", "minimum_share": 0.5, **_QUICK, **_SELDOM},
     "plasls": {"search_direction": "momentum", "c": 0.5, **_QUICK},
     "amsgrad_sls": _ADAM,
     "adagrad_sls": {**_QUICK, **_SELDOM},

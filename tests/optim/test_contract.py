@@ -195,7 +195,7 @@ def test_a_decrease_below_the_rounding_of_the_loss_ends_the_search(member: str) 
     assert float(parameter.detach()) == 0.0
 
 
-@pytest.mark.parametrize("name", ["adagrad_sls", "plasls", "sgd_sls"])
+@pytest.mark.parametrize("name", ["adam_sls", "amsgrad_sls", "adagrad_sls", "plasls", "sgd_sls"])
 def test_a_loss_at_its_lower_bound_leaves_the_step_size_alone(name: str) -> None:
     """Zero, with a gradient: no step can help, and the next batch is searched from where the last one ended."""
     parameter = nn.Parameter(torch.ones(1))
