@@ -8,7 +8,7 @@ from .optim import LineSearchOptimizer
 
 
 def with_line_search(card: str, optimizer: LineSearchOptimizer) -> str:
-    """Return the Trainer's model card with the line search in place of a learning rate and a schedule.
+    """Return the Trainer's model card with the line search in place of a learning rate.
 
     Args:
         card: the text of the card.
@@ -21,4 +21,4 @@ def with_line_search(card: str, optimizer: LineSearchOptimizer) -> str:
     }
     for key, line in lines.items():
         card = re.sub(rf"^- {key}: .*$", f"- {line}", card, flags=re.MULTILINE)
-    return re.sub(r"^- lr_scheduler_type: .*\n", "", card, flags=re.MULTILINE)
+    return card

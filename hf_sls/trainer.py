@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers import Trainer, TrainingArguments
 
 from .closure import LossClosure
 from .model_card import with_line_search
@@ -98,16 +98,11 @@ class LineSearchTrainerMixin(_Base):
 
     def _check_line_search(self) -> None:
         """Raise `ValueError` for what a line search cannot work with, before anything is trained."""
-        check_arguments(self.args, schedules=("constant", "linear"))
+        check_arguments(self.args)
         if is_line_search(self.args.optim) and self.args.learning_rate != _DEFAULT_LEARNING_RATE:
             logger.warning(
                 f"learning_rate={self.args.learning_rate} is not used: a line search finds the step size itself. "
                 "Where its first search starts is optim_args='init_step_size=...'."
-            )
-        if self.lr_scheduler is not None:
-            raise ValueError(
-                f"optimizers=(..., {type(self.lr_scheduler).__name__}): a line search finds the step size itself and "
-                "follows no learning-rate schedule; pass optimizers=(optimizer, None)."
             )
         parallelism = getattr(self.accelerator, "parallelism_config", None)
         refused = {
@@ -132,17 +127,6 @@ class LineSearchTrainerMixin(_Base):
         for feature, (present, reason) in refused.items():
             if present:
                 raise ValueError(f"A line search does not work with {feature}: {reason}.")
-
-    def create_scheduler(
-        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> torch.optim.lr_scheduler.LRScheduler:
-        """Create the scheduler of the arguments, or with a line search the constant one, which changes nothing."""
-        if self.line_search_optimizer is None:
-            return super().create_scheduler(num_training_steps, optimizer)
-        if self.lr_scheduler is None:
-            self.lr_scheduler: Any = get_scheduler("constant", optimizer=optimizer or self.optimizer)
-            self._created_lr_scheduler = True
-        return self.lr_scheduler
 
     # ---- The closure ----
 
@@ -255,7 +239,7 @@ class LineSearchTrainerMixin(_Base):
         super().log(logs, *args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write the Trainer's model card, with the line search in place of a learning rate and a schedule."""
+        """Write the Trainer's model card, with the line search in place of a learning rate."""
         super().create_model_card(*args, **kwargs)
         optimizer = self.line_search_optimizer
         if optimizer is not None and self.is_world_process_zero():
@@ -269,8 +253,8 @@ class SLSTrainer(LineSearchTrainerMixin, Trainer):
     Use it in place of `Trainer`, with the same arguments. With any stock `optim` it is the stock Trainer, bit for bit.
 
     Raises:
-        ValueError: the arguments do not suit a line search (unknown `optim_args`, a learning-rate schedule, DeepSpeed,
-            FSDP, `nn.DataParallel`); raised when the trainer is created.
+        ValueError: the arguments do not suit a line search (unknown `optim_args`, DeepSpeed, FSDP, `nn.DataParallel`);
+            raised when the trainer is created.
     """
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 import transformers
 from packaging.version import Version
-from transformers import SchedulerType, TrainingArguments
+from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from .optim import OPTIMIZERS, RECOMMENDED, LineSearchOptimizer, SearchSettings
@@ -24,28 +24,24 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 @dataclass
 class SLSTrainingArguments(TrainingArguments):
-    """`TrainingArguments` whose defaults suit a line search: `optim="adam_sls"` and no learning-rate schedule.
+    """`TrainingArguments` with `optim="adam_sls"` for default, and `optim_args` checked when they are made.
 
-    Everything else is inherited. `learning_rate` is not used by a line search, `optim_args="c=0.3,..."` sets the
-    arguments of the optimizer class, and `adam_beta1`, `adam_beta2`, `adam_epsilon` and `weight_decay` keep their
-    meaning. With any stock `optim` these are the stock arguments, but for the constant schedule.
+    Everything else is inherited. `learning_rate` is not used by a line search; `lr_scheduler_type` and the warm-up say
+    which share of the step found is taken, from 1. `optim_args="c=0.3,..."` sets the arguments of the optimizer class,
+    and `adam_beta1`, `adam_beta2`, `adam_epsilon` and `weight_decay` keep their meaning.
 
     Raises:
-        ValueError: `optim_args` are unknown, of the wrong type or out of range for the optimizer, or a learning-rate
-            schedule is set beside a line search.
+        ValueError: `optim_args` are unknown, of the wrong type or out of range for the optimizer.
     """
 
     optim: OptimizerNames | str = field(
         default="adam_sls", metadata={"help": "The optimizer to use; a line-search one needs no learning rate."}
     )
-    lr_scheduler_type: SchedulerType | str = field(
-        default="constant", metadata={"help": "The scheduler type to use; a line search takes none but constant."}
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if is_line_search(self.optim):
-            check_arguments(self, schedules=("constant",))
+            check_arguments(self)
 
 
 def is_line_search(optim: str) -> bool:
@@ -63,24 +59,11 @@ def optimizer_class_and_kwargs(args: TrainingArguments) -> tuple[type[LineSearch
     return cls, {**RECOMMENDED[name], **kwargs, **parse_optim_args(name, args.optim_args)}
 
 
-def check_arguments(args: TrainingArguments, schedules: tuple[str, ...]) -> None:
-    """Raise `ValueError` when `args` do not suit a line search, before a model is touched.
-
-    Refused are a learning-rate schedule other than `schedules`, a warm-up, and bad `optim_args`.
-    """
+def check_arguments(args: TrainingArguments) -> None:
+    """Raise `ValueError` when the `optim_args` do not suit the line search, before a model is touched."""
     if is_line_search(args.optim):
         cls, kwargs = optimizer_class_and_kwargs(args)
         cls([torch.zeros(())], **kwargs)
-    schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
-    warmup = {key: getattr(args, key, 0) for key in ("warmup_steps", "warmup_ratio")}
-    asked = {"lr_scheduler_type": schedule} if schedule not in schedules else {}
-    asked.update({key: value for key, value in warmup.items() if value})
-    if asked:
-        settings = ", ".join(f"{key}={value!r}" for key, value in asked.items())
-        raise ValueError(
-            f"{settings} beside a line search, which finds the step size itself and follows no learning-rate schedule. "
-            "Leave the schedule out (lr_scheduler_type='constant', no warm-up), or use a stock optimizer."
-        )
 
 
 def parse_optim_args(optim: str, text: str | None) -> dict[str, Any]:

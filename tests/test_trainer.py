@@ -20,6 +20,7 @@ from transformers import (
     Trainer,
     TrainerCallback,
     TrainingArguments,
+    get_scheduler,
     set_seed,
 )
 
@@ -231,33 +232,35 @@ def test_a_part_of_the_batch_leaves_the_random_stream_alone(arguments: Any) -> N
     assert torch.equal(*streams)
 
 
-@pytest.mark.parametrize("schedule", ["linear", "constant"])
-def test_the_default_schedule_does_not_touch_the_search(schedule: str, arguments: Any) -> None:
-    args = arguments(TrainingArguments, optim="adam_sls", lr_scheduler_type=schedule, max_steps=8)
-    trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
-    trainer.train()
-    assert {group["lr"] for group in trainer.optimizer.param_groups} == {1.0}
-    reference = SLSTrainer(model=tiny_bert(), args=arguments(max_steps=8), train_dataset=classification_rows())
-    reference.train()
-    assert step_sizes(trainer) == step_sizes(reference)
-
-
 @pytest.mark.parametrize(
-    "settings", [{"lr_scheduler_type": "cosine"}, {"warmup_steps": 3}, {"lr_scheduler_type": "polynomial"}], ids=str
+    "settings",
+    [
+        {},
+        {"lr_scheduler_type": "constant"},
+        {"lr_scheduler_type": "cosine", "warmup_steps": 3},
+        {"lr_scheduler_type": "polynomial"},
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("cls", [TrainingArguments, SLSTrainingArguments])
-def test_a_schedule_that_was_asked_for_is_refused(settings: dict[str, Any], cls: Any, arguments: Any) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(settings))}=.*no learning-rate schedule"):
-        SLSTrainer(
-            model=tiny_bert(), args=arguments(cls, optim="adam_sls", **settings), train_dataset=classification_rows()
-        )
+def test_a_schedule_says_which_share_of_the_step_found_is_taken(
+    settings: dict[str, Any], cls: Any, arguments: Any
+) -> None:
+    found: list[float] = []
 
+    class Watch(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any, **kwargs: Any) -> None:
+            found.append(optimizer.param_groups[0]["line_search"]["step_size"])
 
-def test_a_schedule_beside_an_optimizer_instance_is_refused(arguments: Any) -> None:
-    model = tiny_bert()
-    args = arguments(TrainingArguments, lr_scheduler_type="cosine")
-    with pytest.raises(ValueError, match="lr_scheduler_type='cosine'"):
-        SLSTrainer(model=model, args=args, optimizers=(AdamSLS(model.parameters()), None))
+    args = arguments(cls, optim="adam_sls", max_steps=8, **settings)
+    trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows(), callbacks=[Watch()])
+    trainer.train()
+    stock = torch.optim.AdamW(tiny_bert().parameters(), lr=1.0)
+    schedule = get_scheduler(args.lr_scheduler_type, stock, args.warmup_steps, num_training_steps=8)
+    for step_size, searched in zip(step_sizes(trainer), found, strict=True):
+        assert step_size == schedule.get_last_lr()[0] * searched
+        stock.step()
+        schedule.step()
 
 
 def test_training_twice_starts_a_new_window(arguments: Any) -> None:
@@ -321,14 +324,15 @@ def test_an_optimizer_class_works_without_a_name(arguments: Any) -> None:
     assert trainer.line_search_optimizer.counts["searches"] == 4
 
 
-def test_a_scheduler_instance_is_refused(arguments: Any) -> None:
+def test_a_scheduler_instance_says_which_share_is_taken(arguments: Any) -> None:
     model = tiny_bert()
     optimizer = AdamSLS(model.parameters())
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5)
-    with pytest.raises(ValueError, match="LambdaLR"):
-        SLSTrainer(
-            model=model, args=arguments(), train_dataset=classification_rows(), optimizers=(optimizer, scheduler)
-        )
+    args = arguments(max_steps=1)
+    trainer = SLSTrainer(model=model, args=args, train_dataset=classification_rows(), optimizers=(optimizer, scheduler))
+    trainer.train()
+    (group,) = optimizer.param_groups
+    assert group["step_size"] == 0.5 * group["line_search"]["step_size"]
 
 
 def test_weight_decay_groups_and_betas_reach_the_optimizer(arguments: Any) -> None:

@@ -39,7 +39,7 @@ class Backtracking:
     line still promises is below `resolution`, the rounding of the loss: there, accepting or rejecting would follow
     noise.
 
-    No step is tried that only a loss below `lower_bound` could pass.
+    No step is tried that only a loss below `lower_bound` could pass, but for a first one that was tried ahead.
 
     Args:
         shrink: the mildest reduction of a rejected step, in (0, 1).
@@ -71,6 +71,7 @@ class Backtracking:
         slope: float,
         step_size: float,
         resolution: float = 0.0,
+        first_loss: float | None = None,
     ) -> SearchResult:
         """Find an acceptable step size from `step_size` down.
 
@@ -81,17 +82,19 @@ class Backtracking:
             slope: `-phi'(0)`.
             step_size: the first step size to try.
             resolution: the smallest difference of two losses that means anything.
+            first_loss: `phi(step_size)`, when it is known already.
         """
-        if loss >= self.lower_bound:
-            step_size = min(step_size, line.reach(self.lower_bound))
+        reach = line.reach(self.lower_bound) if loss >= self.lower_bound else float("inf")
+        if first_loss is None:
+            step_size = min(step_size, reach)
         trial_loss = float("nan")
         for trials in range(self.max_trials):
             if step_size * max(slope, line.rate) <= resolution:
-                return SearchResult(step_size, trial_loss, trials, "unresolvable")
-            trial_loss = phi(step_size)
+                return SearchResult(step_size, trial_loss, trials or int(first_loss is not None), "unresolvable")
+            trial_loss = phi(step_size) if first_loss is None or trials else first_loss
             if line.accepts(step_size, trial_loss):
                 return SearchResult(step_size, trial_loss, trials + 1, "accepted")
-            rejected, step_size = step_size, self._shrunk(step_size, trial_loss, line, loss, slope)
+            rejected, step_size = step_size, min(self._shrunk(step_size, trial_loss, line, loss, slope), reach)
         return SearchResult(rejected, trial_loss, self.max_trials, "exhausted")
 
     def _shrunk(self, step_size: float, trial_loss: float, line: Line, loss: float, slope: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ._validation import check_range
 from .backtracking import SearchResult
@@ -17,6 +18,8 @@ class InitialStep:
     """
 
     first: float
+    needs_slope: ClassVar[bool] = False
+    """Whether `start` differs from what was proposed; if not, the first trial need not wait for loss and slope."""
 
     def new_memory(self) -> Memory:
         """Return the memory before the first search."""
@@ -83,6 +86,7 @@ class Polyak(InitialStep):
     delta: float = 0.5
     smallest: float = 1e-6
     largest: float = 10.0
+    needs_slope: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_range("share", self.share, low=0.0, include_low=False)

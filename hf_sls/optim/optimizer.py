@@ -66,7 +66,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     the slope `s_k = -<g_k, p_k>`, a step is::
 
         eta_k    = initial_step, shrunk by backtracking until f_k(w_k + eta p_k) <= a - b eta   (the criterion's line)
-        w_{k+1}  = w_k + eta_k d_k - eta_k * weight_decay * w_k                                 (decay as in AdamW)
+        w_{k+1}  = w_k + lr eta_k (d_k - weight_decay w_k)                                      (decay as in AdamW)
 
     Every named optimizer of the package is one composition of the six rules; write your own the same way:
 
@@ -92,8 +92,9 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         cadence: on which steps to search.
         partition: which groups one search moves.
         weight_decay: decoupled weight decay, times the step size taken; at least 0.
-        lr: kept in the groups because schedulers and torch's state-dict functions want the key; never used as the
-            step. The step size last taken is `param_group["step_size"]`.
+        lr: share of the step size found that is taken, at least 0; what a learning-rate schedule multiplies, so that
+            a linear one lets the steps run out. No step size by itself: the step size last taken, `lr * eta_k`, is
+            `param_group["step_size"]`.
 
     Raises:
         ValueError: a value is out of range, or a state dict belongs to another optimizer.
@@ -133,14 +134,16 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         check_range("weight_decay", group["weight_decay"], low=0.0)
+        check_range("lr", float(group["lr"]), low=0.0)
         if any(parameter.is_complex() for parameter in group["params"]):
             raise TypeError(f"{type(self).__name__} does not support complex parameters.")
         others = self.param_groups[:-1]
-        group["step_size"] = others[0]["step_size"] if others else self.initial_step.first
         group["line_search"] = others[0]["line_search"] if others else self._new_memory()
+        group["step_size"] = float(group["lr"]) * group["line_search"]["step_size"]
 
     def _new_memory(self) -> dict[str, Any]:
         return {
+            "step_size": self.initial_step.first,
             "counts": dict.fromkeys(("steps", "searches", "trials", "backtracks", "skipped_steps"), 0)
             | {"loss_decrease": 0.0},
             "criterion": self.criterion.new_memory(),
@@ -301,12 +304,12 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 step_size = self.initial_step.propose(move.step_size, memory["initial_step"])
             else:
                 step_size = self.initial_step.unsearched(move.step_size, memory["initial_step"])
-                group["line_search"] = {**memory, "cadence": self.cadence.skipped(memory["cadence"])}
+                memory = {**memory, "cadence": self.cadence.skipped(memory["cadence"])}
             if move.parameters and report.outcome != "non_finite":
-                group["step_size"] = step_size
-                self.direction.advance(
-                    move.parameters, move.gradients, move.states, step_size, group["weight_decay"], skip
-                )
+                memory = {**memory, "step_size": step_size}
+                taken = float(group["lr"]) * step_size
+                self.direction.advance(move.parameters, move.gradients, move.states, taken, group["weight_decay"], skip)
+            move.remember(memory)
         if not searched.groups:
             report = replace(report, step_size=self.param_groups[0]["step_size"])
         return report, skip
@@ -321,24 +324,29 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         random_state: RandomState | None,
     ) -> SearchReport:
         if not move.parameters:
-            return SearchReport("no_slope", move.step_size)
+            return SearchReport("no_slope", move.groups[0]["step_size"])
         memory = move.memory
         proposed = self.initial_step.propose(move.step_size, memory["initial_step"])
         with Trials(closure, move.parameters, random_state) as trials:
             self._advance_searched(move, proposed, skip)
             trials.step_size, update = proposed, self.direction.searched
-            start_loss, slope, skipped = to_floats(loss, trials.slope(move.gradients) * gradient_scale, skip)
+            slope_ahead = trials.slope(move.gradients) * gradient_scale
+            ahead = [trials.evaluate()] if self._tries_ahead(memory) else []
+            start_loss, slope, skipped, *first_loss = to_floats(loss, slope_ahead, skip, *ahead)
+            report = SearchReport(
+                "non_finite", move.groups[0]["step_size"], trials=len(ahead), loss=start_loss, slope=slope
+            )
             if skipped or not isfinite(slope):
-                return SearchReport("non_finite", move.step_size, loss=start_loss, slope=slope)
+                return report
             line = self.criterion.line(start_loss, slope, memory["criterion"])
             descends = line.rate > 0
             if not descends:
                 update = self.direction.steepest
                 self._displace_from_start(trials, move, update, proposed)
-                (slope,) = to_floats(trials.slope(move.gradients) * gradient_scale)
+                (slope,), first_loss = to_floats(trials.slope(move.gradients) * gradient_scale), []
                 line = self.criterion.line(start_loss, slope, memory["criterion"])
             if not line.rate > 0:
-                return SearchReport("no_slope", move.step_size, loss=start_loss, slope=slope)
+                return replace(report, outcome="no_slope", slope=slope)
 
             start = self.initial_step.start(proposed, start_loss, slope, memory["initial_step"])
             if start > proposed:
@@ -350,33 +358,37 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 slope=slope,
                 step_size=start,
                 resolution=_rounding(loss) * abs(start_loss),
+                first_loss=first_loss[0] if first_loss else None,
             )
             accepted = result.outcome == "accepted"
             if accepted:
                 if not (descends and self.direction.searches_applied):
                     self._displace_from_start(trials, move, self.direction.applied, result.step_size)
-                move.decay(trials.originals, result.step_size)
+                move.settle(trials.originals, result.step_size)
                 trials.keep = True
 
         memory = {
             **memory,
+            "step_size": move.step_size if result.outcome == "unresolvable" else result.step_size,
             "initial_step": self.initial_step.searched(start_loss, slope, result, memory["initial_step"]),
             "cadence": self.cadence.searched(result, memory["cadence"]),
         }
         if accepted:
             memory["criterion"] = self.criterion.accepted(start_loss, slope, result.loss, memory["criterion"])
-        step_size = move.step_size if result.outcome == "unresolvable" else result.step_size
-        for group in move.groups:
-            group.update(step_size=step_size, line_search=memory)
+        move.remember(memory)
         return SearchReport(
             outcome=result.outcome,
-            step_size=step_size,
-            trials=result.trials,
+            step_size=move.groups[0]["step_size"],
+            trials=result.trials + len(ahead) - len(first_loss),
             backtracks=result.backtracks,
             loss=start_loss,
             loss_decrease=start_loss - result.loss if accepted else float("nan"),
             slope=slope,
         )
+
+    def _tries_ahead(self, memory: dict[str, Any]) -> bool:
+        """Whether the first trial is worth a forward pass before loss and slope are read: not before it has a scale."""
+        return memory["counts"]["searches"] > 0 and not self.initial_step.needs_slope
 
     def _advance_searched(self, move: _Move, step_size: float, skip: Tensor) -> None:
         """Fold the gradients into the moments and move the parameters along the searched direction."""
@@ -429,7 +441,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 move.parameters.append(parameter)
                 move.gradients.append(parameter.grad)
                 move.states.append(self.state[parameter])
-                move.weight_decays.append(group["weight_decay"])
+                move.lrs_and_decays.append((float(group["lr"]), group["weight_decay"]))
         return move
 
 
@@ -441,25 +453,28 @@ class _Move:
     parameters: list[Tensor] = field(default_factory=list)
     gradients: list[Tensor] = field(default_factory=list)
     states: list[dict[str, Any]] = field(default_factory=list)
-    weight_decays: list[float] = field(default_factory=list)
+    lrs_and_decays: list[tuple[float, float]] = field(default_factory=list)
 
     @property
     def step_size(self) -> float:
-        return self.groups[0]["step_size"]
+        """The step size last found, of which `lr` was taken."""
+        return self.memory["step_size"]
 
     @property
     def memory(self) -> dict[str, Any]:
         return self.groups[0]["line_search"]
 
-    def decay(self, originals: list[Tensor], step_size: float) -> None:
-        """Subtract `step_size * weight_decay * w` for the parameters `w` before the step."""
-        for weight_decay in set(self.weight_decays) - {0.0}:
-            indices = [i for i, decay in enumerate(self.weight_decays) if decay == weight_decay]
-            torch._foreach_add_(
-                [self.parameters[i] for i in indices],
-                [originals[i] for i in indices],
-                alpha=-step_size * weight_decay,
-            )
+    def remember(self, memory: dict[str, Any]) -> None:
+        for group in self.groups:
+            group.update(step_size=float(group["lr"]) * memory["step_size"], line_search=memory)
+
+    def settle(self, originals: list[Tensor], step_size: float) -> None:
+        """From the accepted step back to `lr` of it, with decay: `-lr * step_size * weight_decay * w`."""
+        for lr, weight_decay in set(self.lrs_and_decays) - {(1.0, 0.0)}:
+            indices = [i for i, pair in enumerate(self.lrs_and_decays) if pair == (lr, weight_decay)]
+            parameters, before = [self.parameters[i] for i in indices], [originals[i] for i in indices]
+            torch._foreach_lerp_(parameters, before, 1 - lr)
+            torch._foreach_add_(parameters, before, alpha=-lr * step_size * weight_decay)
 
 
 def _not_finite(loss: Tensor | float, gradients: list[Tensor]) -> Tensor:

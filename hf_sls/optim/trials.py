@@ -66,6 +66,10 @@ class Trials:
         if step_size != self.step_size:
             torch._foreach_lerp_(self._parameters, self.originals, 1 - step_size / self.step_size)
             self.step_size = step_size
+        return float(self.evaluate())
+
+    def evaluate(self) -> Tensor | float:
+        """Return the loss where the parameters are, unread by the host."""
         if self._random_state is not None:
             self._random_state.restore()
-        return float(self._closure())
+        return self._closure()

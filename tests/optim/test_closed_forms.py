@@ -17,6 +17,7 @@ from hf_sls.optim import (
     Armijo,
     Backtracking,
     Budget,
+    EveryStep,
     Gradient,
     Line,
     LineSearchOptimizer,
@@ -40,6 +41,32 @@ def quadratic(curvature: float) -> tuple[torch.Tensor, Any]:
     """
     w = torch.tensor([3.0, -4.0], dtype=torch.float64, requires_grad=True)
     return w, lambda: curvature / 2 * w.square().sum()
+
+
+@pytest.mark.parametrize("cadence", [EveryStep(), Budget(credit=0.5, rate=1e-9)], ids=["searched", "not searched"])
+@pytest.mark.parametrize("lr", [0.0, 0.3, 1.0])
+def test_lr_is_the_share_of_the_step_found_that_is_taken(lr: float, cadence: Any) -> None:
+    w, closure = quadratic(2.0)
+    optimizer = LineSearchOptimizer([w], direction=Gradient(), cadence=cadence, weight_decay=0.1, lr=lr)
+    for _ in range(4):
+        before = w.detach().clone()
+        optimizer.step(closure)
+        (group,) = optimizer.param_groups
+        taken = lr * group["line_search"]["step_size"]
+        assert group["step_size"] == optimizer.last_report.step_size == taken
+        torch.testing.assert_close(w.detach(), before - taken * (2.0 * before + 0.1 * before), rtol=1e-12, atol=0)
+    assert group["line_search"]["step_size"] == pytest.approx(0.1 * 2 ** (3 / 500) if cadence == EveryStep() else 0.1)
+
+
+@pytest.mark.parametrize("lrs", [(1.0, 0.0), (0.5, 2.0)])
+def test_groups_that_are_searched_together_may_take_different_shares(lrs: tuple[float, float]) -> None:
+    w, v = (torch.tensor([3.0, -4.0], dtype=torch.float64, requires_grad=True) for _ in range(2))
+    groups = [{"params": [w], "lr": lrs[0]}, {"params": [v], "lr": lrs[1]}]
+    optimizer = SGDSLS(groups, c=0.5)
+    optimizer.step(lambda: w.square().sum() + v.square().sum())
+    for parameter, lr in zip((w, v), lrs, strict=True):
+        expected = torch.tensor([3.0, -4.0], dtype=torch.float64) * (1 - lr * 0.1 * 2)
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-12, atol=0)
 
 
 @settings(max_examples=60, deadline=None)

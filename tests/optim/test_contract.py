@@ -371,19 +371,6 @@ def test_a_step_with_lr_zero_and_no_closure_creates_state_only() -> None:
     assert all("exp_avg" in optimizer.state[parameter] for parameter in model.parameters())
 
 
-def test_lr_is_never_the_step() -> None:
-    finals = []
-    for lr in (1.0, 1e-9):
-        model = Network()
-        optimizer = create_optimizer("adam_sls", model.parameters())
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step, lr=lr: lr)
-        for closure in model.closures(10):
-            optimizer.step(closure)
-            scheduler.step()
-        finals.append(snapshot(model))
-    assert all(torch.equal(x, y) for x, y in zip(*finals))
-
-
 def test_a_group_added_later_joins_the_search() -> None:
     model = Network()
     weights = [p for p in model.parameters() if p.ndim == 2]
