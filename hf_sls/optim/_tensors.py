@@ -8,17 +8,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_CHUNK = 2**20
+_CHUNK_ON_CPU = 2**18
+_CHUNK_ELSEWHERE = 2**22
+
+
+def _chunk(tensor: Tensor) -> int:
+    """Return how many elements to work on at once: few enough for a CPU's cache, enough to keep a GPU busy."""
+    return _CHUNK_ON_CPU if tensor.device.type == "cpu" else _CHUNK_ELSEWHERE
 
 
 def chunks(tensors: Sequence[Tensor], *others: Sequence[Any]) -> Iterator[tuple[list[Any], ...]]:
-    """Yield parallel lists in parts of a million elements or one tensor: no temporary is a copy of the model."""
+    """Yield parallel lists in parts of a chunk or one tensor: no temporary is a copy of the model."""
     start, size = 0, 0
     for end, tensor in enumerate(tensors, start=1):
         size += tensor.numel()
-        if size >= _CHUNK or end == len(tensors):
+        if size >= _chunk(tensor) or end == len(tensors):
             yield tuple(list(items[start:end]) for items in (tensors, *others))
             start, size = end, 0
+
+
+def pieces(tensor: Tensor, like: Tensor) -> Sequence[Tensor]:
+    """Return `tensor` in flat parts of a chunk at most, if `like` can be viewed so, else whole."""
+    return torch.split(tensor.reshape(-1), _chunk(like)) if like.is_contiguous() else [tensor]
 
 
 def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
@@ -33,14 +44,7 @@ def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
 
 def dot_difference(left: Sequence[Tensor], minuend: Sequence[Tensor], subtrahend: Sequence[Tensor]) -> Tensor:
     """Return `<left, minuend - subtrahend>` as a 0-dim tensor, without a copy of the model for the difference."""
-    pieces = [piece for tensors in zip(left, minuend, subtrahend) for piece in _pieces(tensors)]
-    return total([dot(x, torch._foreach_sub(y, z)) for x, y, z in chunks(*zip(*pieces))])
-
-
-def _pieces(tensors: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
-    if not all(tensor.is_contiguous() for tensor in tensors):
-        return iter([tensors])
-    return zip(*(torch.split(tensor.view(-1), _CHUNK) for tensor in tensors))
+    return total([dot(x, torch._foreach_sub(y, z)) for y, z, x in chunks(minuend, subtrahend, left)])
 
 
 def total(scalars: Sequence[Tensor]) -> Tensor:

@@ -19,7 +19,7 @@ class InitialStep:
 
     first: float
     needs_slope: ClassVar[bool] = False
-    """Whether `start` differs from what was proposed; if not, the first trial need not wait for loss and slope."""
+    """Whether `start` changes what was proposed after the first search too; then a trial waits for loss and slope."""
 
     def new_memory(self) -> Memory:
         """Return the memory before the first search."""
@@ -122,17 +122,19 @@ class ParabolaMinimum(InitialStep):
     direction the step size is wrong, and by how much; where c is at most `1 - share / 2` the criterion is met on
     average, and only guards.
 
-    The step size warms up: the second step is at most `1 - B` times the first, slow growth takes it from there, and `S`
-    is not corrected for its start from zero, as `Q` is, so that no descent is counted on before it was seen. Early
-    batches promise more than they keep, as most of the slope along a young average of gradients is that of the batch's
-    own gradient.
+    The first search starts where the slope promises to take a tenth (`promise`) off a positive loss, or at `first`
+    where that is less. The step size then warms up: the second step is at most `1 - B` times the first, slow growth
+    takes it from there, and `S` is not corrected for its start from zero, as `Q` is, so that no descent is counted on
+    before it was seen. Early batches promise more than they keep, as most of the slope along a young average of
+    gradients is that of the batch's own gradient.
 
     Args:
-        first: where the first search starts, positive.
+        first: the largest step that the first search starts from, positive.
         share: how far to the minimum, in (0, 2).
         smoothing: B, in [0, 1).
         growth: the largest factor from one search to the next, above 1.
         shrink: the smallest factor from one search to the next, in (0, 1).
+        promise: the share of the loss that the first trial promises to take off, positive.
     """
 
     first: float = 0.1
@@ -140,9 +142,11 @@ class ParabolaMinimum(InitialStep):
     smoothing: float = 0.7
     growth: float = 1.1
     shrink: float = 0.5
+    promise: float = 0.1
 
     def __post_init__(self) -> None:
         check_range("init_step_size", self.first, low=0.0, include_low=False)
+        check_range("promise", self.promise, low=0.0, include_low=False)
         check_range("share", self.share, low=0.0, high=2.0, include_low=False, include_high=False)
         check_range("smoothing", self.smoothing, low=0.0, high=1.0, include_high=False)
         check_range("growth", self.growth, low=1.0, include_low=False)
@@ -153,6 +157,9 @@ class ParabolaMinimum(InitialStep):
 
     def propose(self, step_size: float, memory: Memory) -> float:
         return memory["next"]
+
+    def start(self, proposed: float, loss: float, slope: float, memory: Memory) -> float:
+        return min(proposed, self.promise * loss / slope) if memory["searches"] == 0 and loss > 0 else proposed
 
     def unsearched(self, step_size: float, memory: Memory) -> float:
         return memory["next"]

@@ -349,6 +349,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 return replace(report, outcome="no_slope", slope=slope)
 
             start = self.initial_step.start(proposed, start_loss, slope, memory["initial_step"])
+            if start != proposed:
+                first_loss = []
             if start > proposed:
                 self._displace_from_start(trials, move, update, start)
             result = self.backtracking.search(
@@ -364,8 +366,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             if accepted:
                 if not (descends and self.direction.searches_applied):
                     self._displace_from_start(trials, move, self.direction.applied, result.step_size)
-                move.settle(trials.originals, result.step_size)
-                trials.keep = True
+                trials.take(move.lrs_and_decays)
 
         memory = {
             **memory,
@@ -467,14 +468,6 @@ class _Move:
     def remember(self, memory: dict[str, Any]) -> None:
         for group in self.groups:
             group.update(step_size=float(group["lr"]) * memory["step_size"], line_search=memory)
-
-    def settle(self, originals: list[Tensor], step_size: float) -> None:
-        """From the accepted step back to `lr` of it, with decay: `-lr * step_size * weight_decay * w`."""
-        for lr, weight_decay in set(self.lrs_and_decays) - {(1.0, 0.0)}:
-            indices = [i for i, pair in enumerate(self.lrs_and_decays) if pair == (lr, weight_decay)]
-            parameters, before = [self.parameters[i] for i in indices], [originals[i] for i in indices]
-            torch._foreach_lerp_(parameters, before, 1 - lr)
-            torch._foreach_add_(parameters, before, alpha=-lr * step_size * weight_decay)
 
 
 def _not_finite(loss: Tensor | float, gradients: list[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ._tensors import dot_difference
+from ._tensors import dot_difference, pieces
 from .random_state import RandomState
 
 Closure: TypeAlias = Callable[[], Tensor | float]
@@ -20,8 +20,8 @@ class Trials:
 
     Inside the `with` block the parameters move: the caller moves them to a first point `w - eta * u` and names its
     `eta` in `step_size`; smaller steps are then interpolated between that point and `w`, so that the update itself
-    need not be kept. On leaving the block they are where they were, to the bit, unless `keep` was set and no exception
-    passes through; the global random state is always what it was on entry.
+    need not be kept. On leaving the block they are where they were, to the bit, unless `take` was called and no
+    exception passes through; the global random state is always what it was on entry.
 
     Args:
         closure: evaluates the loss.
@@ -29,42 +29,43 @@ class Trials:
         random_state: restored before every evaluation; `None` when the closure sees to that itself.
 
     Attributes:
-        originals: the parameters on entry.
         step_size: where the parameters are along the search.
     """
 
     def __init__(self, closure: Closure, parameters: Sequence[Tensor], random_state: RandomState | None) -> None:
-        self.keep = False
         self.step_size = 0.0
         self._closure = closure
         self._parameters = list(parameters)
         self._random_state = random_state
+        self._taken = False
 
     def __enter__(self) -> Trials:
         self._random_state_on_entry = RandomState.capture({parameter.device for parameter in self._parameters})
-        self.originals = [parameter.detach().clone() for parameter in self._parameters]
+        self._pieces = [piece for p in self._parameters for piece in pieces(p.detach(), like=p)]
+        self._originals = [piece.clone() for piece in self._pieces]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is not None or not self.keep:
+        if error is not None or not self._taken:
             self.undo()
         self._random_state_on_entry.restore()
 
     def undo(self) -> None:
         """Put the parameters back to where they were on entry."""
-        torch._foreach_copy_(self._parameters, self.originals)
+        torch._foreach_copy_(self._pieces, self._originals)
         self.step_size = 0.0
 
     def slope(self, gradients: list[Tensor]) -> Tensor:
         """Return `s = <g, u>`, from the displacement of the parameters, as a 0-dim tensor."""
-        return dot_difference(gradients, self.originals, self._parameters) / self.step_size
+        parts = [piece for g, p in zip(gradients, self._parameters) for piece in pieces(g, like=p)]
+        return dot_difference(parts, self._originals, self._pieces) / self.step_size
 
     def loss_at(self, step_size: float) -> float:
         """Return `phi(step_size)`, for a step size at most the present one."""
         if step_size != self.step_size:
-            torch._foreach_lerp_(self._parameters, self.originals, 1 - step_size / self.step_size)
+            torch._foreach_lerp_(self._pieces, self._originals, 1 - step_size / self.step_size)
             self.step_size = step_size
         return float(self.evaluate())
 
@@ -73,3 +74,17 @@ class Trials:
         if self._random_state is not None:
             self._random_state.restore()
         return self._closure()
+
+    def take(self, shares_and_decays: Sequence[tuple[float, float]]) -> None:
+        """Keep a share of the present step, with weight decay, `share * (step - step_size * weight_decay * w)`.
+
+        Args:
+            shares_and_decays: share and weight decay of each parameter.
+        """
+        each = [pair for p, pair in zip(self._parameters, shares_and_decays) for _ in pieces(p.detach(), like=p)]
+        for share, weight_decay in set(each) - {(1.0, 0.0)}:
+            indices = [i for i, pair in enumerate(each) if pair == (share, weight_decay)]
+            moved, originals = [self._pieces[i] for i in indices], [self._originals[i] for i in indices]
+            torch._foreach_lerp_(moved, originals, 1 - share)
+            torch._foreach_add_(moved, originals, alpha=-share * self.step_size * weight_decay)
+        self._taken = True

@@ -244,6 +244,27 @@ def test_the_parabola_of_a_quadratic_is_the_quadratic(curvature: float, share: f
     assert trials == 11
 
 
+@given(curvature=curvatures, first=st.floats(0.06, 100))
+def test_the_first_search_of_the_parabola_starts_at_a_tenth_of_the_loss_wherever_it_may(
+    curvature: float, first: float
+) -> None:
+    """`f / s` is `1 / (2 curvature)`, and the runs are the same for every `first` above a tenth of it."""
+    finals = []
+    for largest in (first / curvature, 100 / curvature):
+        w, closure = quadratic(curvature)
+        optimizer = LineSearchOptimizer([w], direction=Gradient(), initial_step=ParabolaMinimum(largest))
+        optimizer.step(closure)
+        assert optimizer.last_report.step_size == pytest.approx(0.05 / curvature)
+        optimizer.step(closure)
+        finals.append(w.detach())
+    torch.testing.assert_close(*finals, rtol=1e-6, atol=0)
+
+
+def test_a_loss_that_is_not_positive_starts_the_parabola_at_its_largest_step() -> None:
+    rule = ParabolaMinimum(first=0.3)
+    assert rule.start(0.3, -1.0, 2.0, rule.new_memory()) == 0.3
+
+
 @pytest.mark.parametrize("last", [1e-7, 1.0])
 def test_a_start_far_above_the_last_step_is_as_exact_as_any(last: float) -> None:
     """Extrapolating from a step that single precision can hardly resolve would move along rounding errors."""
