@@ -372,7 +372,7 @@ def test_the_model_card_tells_the_line_search(arguments: Any, tmp_path: Path) ->
     trainer.train()
     trainer.create_model_card()
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "Armijo(c=0.6)" in card
+    assert "Smoothed(c=0.6," in card
     assert "AdamSLS" in card
     assert "learning_rate: 5e-05" not in card
     assert "Use OptimizerNames" not in card

@@ -101,7 +101,7 @@ class _AdamWithMinimum(_Named):
         initial_step: InitialStep = LastStep(init_step_size, growth)
         safety = 0.9
         if minimum_share:
-            initial_step, safety = ParabolaMinimum(init_step_size, minimum_share), 0.5
+            initial_step, safety = ParabolaMinimum(init_step_size, minimum_share, growth=growth), 0.5
             c = max(c, 1 - minimum_share)
         criterion = Smoothed(c, smoothing) if smoothing else Armijo(c)
         super().__init__(params, direction, criterion, initial_step, shrink, cadence, safety=safety, **search)
@@ -158,9 +158,9 @@ class AdamSLS(_AdamWithMinimum):
         smoothing: share of the past in the criterion (`Smoothed`), in [0, 1); 0 is Armijo.
         shrink: factor of a rejected step (beta), in (0, 1).
         growth: factor from one search to the next (gamma^(1/n)), at least 1.
-        minimum_share: aim at this share of the averaged parabola's minimum (`ParabolaMinimum`), in [0, 1), in place of
-            `growth` times the last step; steps of more than twice the aim are then rejected, whatever `c` is. 0: do
-            not.
+        minimum_share: aim at this share of the averaged parabola's minimum (`ParabolaMinimum`), in [0, 1), from below
+            `growth` times the last step, which then has to be above 1; steps of more than twice the aim are rejected,
+            whatever `c` is. 0: do not.
         search: `SearchSettings`.
     """
 

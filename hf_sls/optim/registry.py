@@ -19,17 +19,18 @@ OPTIMIZERS: dict[str, type[LineSearchOptimizer]] = {
 }
 
 _QUICK = {"shrink": 0.5, "max_trials": 20, "interpolate": True, "lower_bound": 0.0}
-_SELDOM = {"search_rate": 0.09, "search_credit": 10.0, "growth": 1.2}
-_ADAM = {"search_direction": "momentum", "c": 0.8, **_QUICK, **_SELDOM}
+_SELDOM = {"search_rate": 0.09, "search_credit": 10.0}
+_GROWING = {"growth": 1.2, **_QUICK, **_SELDOM}
+_ADAM = {"search_direction": "momentum", "minimum_share": 0.5, "smoothing": 0.9, "growth": 1.1, **_QUICK, **_SELDOM}
 
 RECOMMENDED: dict[str, dict[str, Any]] = {
     "adam_sls": _ADAM,
-    "adam_salsa": {"search_direction": "momentum", "minimum_share": 0.5, **_QUICK, **_SELDOM},
+    "adam_salsa": _ADAM,
     "plasls": {"search_direction": "momentum", "c": 0.5, **_QUICK},
     "amsgrad_sls": _ADAM,
-    "adagrad_sls": {**_QUICK, **_SELDOM},
-    "sgd_sls": {"init_step_size": 1.0, **_QUICK, **_SELDOM},
-    "sgd_salsa": {**_QUICK, **_SELDOM},
+    "adagrad_sls": _GROWING,
+    "sgd_sls": {"init_step_size": 1.0, **_GROWING},
+    "sgd_salsa": _GROWING,
     "ponos": dict(_QUICK),
 }
 """Where `optim=` departs from the published defaults of the class; docs/choosing.md has the evidence."""
@@ -48,9 +49,9 @@ def create_optimizer(name: str, params: Params, **settings: Any) -> LineSearchOp
 
     Example:
         >>> import torch
-        >>> optimizer = create_optimizer("adam_sls", torch.nn.Linear(2, 1).parameters(), c=0.3)
-        >>> optimizer.criterion
-        Armijo(c=0.3)
+        >>> optimizer = create_optimizer("adam_sls", torch.nn.Linear(2, 1).parameters(), minimum_share=0.3)
+        >>> optimizer.initial_step.share
+        0.3
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"name={name!r} is not a line-search optimizer; the names are {', '.join(OPTIMIZERS)}.")

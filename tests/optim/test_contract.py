@@ -195,11 +195,15 @@ def test_a_decrease_below_the_rounding_of_the_loss_ends_the_search(member: str) 
     assert float(parameter.detach()) == 0.0
 
 
-@pytest.mark.parametrize("name", ["adam_sls", "amsgrad_sls", "adagrad_sls", "plasls", "sgd_sls"])
-def test_a_loss_at_its_lower_bound_leaves_the_step_size_alone(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("adam_sls", {"smoothing": 0.0}), ("adam_sls", {"smoothing": 0.0, "minimum_share": 0.0})]
+    + [(name, {}) for name in ("adagrad_sls", "plasls", "sgd_sls")],
+)
+def test_a_loss_at_its_lower_bound_leaves_the_step_size_alone(name: str, settings: dict[str, float]) -> None:
     """Zero, with a gradient: no step can help, and the next batch is searched from where the last one ended."""
     parameter = nn.Parameter(torch.ones(1))
-    optimizer = create_optimizer(name, [parameter], lower_bound=0.0)
+    optimizer = create_optimizer(name, [parameter], lower_bound=0.0, **settings)
     optimizer.step(lambda: parameter.square().sum())
     step_size, before = optimizer.param_groups[0]["step_size"], float(parameter.detach())
     optimizer.step(lambda: (parameter - parameter.detach()).sum())
