@@ -1,0 +1,87 @@
+"""Low precision: the gradient scaler of fp16, and parameters stored in half precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from hf_sls import SLSTrainer
+
+from .conftest import classification_rows, losses, step_sizes, tiny_bert
+
+
+class Scaling(TrainerCallback):
+    """Gives the trainer a gradient scaler, which Accelerate makes on accelerators only, and spoils some gradients."""
+
+    def __init__(self, spoiled: tuple[int, ...] = ()) -> None:
+        self.trainer: Any = None
+        self.spoiled = spoiled
+        self.parameters: list[list[torch.Tensor]] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.accelerator.native_amp = True
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+        self.parameters.append([parameter.detach().clone() for parameter in model.parameters()])
+
+    def spoil(self, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * float("inf") if self.trainer.state.global_step in self.spoiled else gradient
+
+
+def scaled(trainer: Trainer, callback: Scaling, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Accelerator, "mixed_precision", "fp16")
+    callback.trainer = trainer
+    trainer.add_callback(callback)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=10**6)
+    next(trainer.model.parameters()).register_hook(callback.spoil)
+
+
+@pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 3}, {"max_grad_norm": 0.0}], ids=str)
+def test_a_gradient_scaler_changes_nothing(
+    settings: dict[str, Any], arguments: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scale is a power of two, so unscaled gradients are those without it, to the bit."""
+    runs = []
+    for with_scaler in (False, True):
+        args = arguments(max_steps=8, **settings)
+        trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
+        if with_scaler:
+            scaled(trainer, Scaling(), monkeypatch)
+        trainer.train()
+        runs.append((losses(trainer), step_sizes(trainer), trainer.optimizer.optimizer.counts))
+    assert runs[0] == runs[1]
+    assert runs[0][2]["searches"] == 8
+
+
+def test_a_step_that_the_scaler_skips_skips_the_search(arguments: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = SLSTrainer(model=tiny_bert(), args=arguments(max_steps=8), train_dataset=classification_rows())
+    callback = Scaling(spoiled=(2, 5))
+    scaled(trainer, callback, monkeypatch)
+    trainer.train()
+    counts = trainer.line_search_optimizer.counts
+    assert counts["steps"] == counts["searches"] == 6
+    assert trainer.accelerator.scaler.get_scale() == 2.0**8
+    for step, (before, after) in enumerate(zip(callback.parameters, callback.parameters[1:])):
+        unchanged = all(torch.equal(x, y) for x, y in zip(before, after))
+        assert unchanged == (step in callback.spoiled)
+    state = trainer.line_search_optimizer.state.values()
+    assert all(bool(value.isfinite().all()) for moments in state for value in moments.values())
+
+
+def test_parameters_in_bf16_train_as_far_as_with_adamw(arguments: Any) -> None:
+    args = arguments(max_steps=100)
+    model = tiny_bert(dropout=0.0).to(torch.bfloat16)
+    trainer = SLSTrainer(model=model, args=args, train_dataset=classification_rows())
+    stock_args = arguments(TrainingArguments, optim="adamw_torch", learning_rate=3e-3, max_steps=100)
+    model = tiny_bert(dropout=0.0).to(torch.bfloat16)
+    stock = Trainer(model=model, args=stock_args, train_dataset=classification_rows())
+    final = []
+    for each in (trainer, stock):
+        each.train()
+        final.append(sum(losses(each)[-10:]) / 10)
+    assert final[0] < 1.1 * final[1] < losses(stock)[0]
+    assert trainer.line_search_optimizer.counts["skipped_steps"] <= 4
