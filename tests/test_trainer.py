@@ -367,7 +367,7 @@ def test_iterable_data_with_a_window_cut_by_the_epoch(arguments: Any) -> None:
 
 
 def test_the_model_card_tells_the_line_search(arguments: Any, tmp_path: Path) -> None:
-    args = arguments(optim_args="c=0.6")
+    args = arguments(optim_args="minimum_share=0.4")
     trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
     trainer.train()
     trainer.create_model_card()

@@ -102,7 +102,7 @@ class _AdamWithMinimum(_Named):
         safety = 0.9
         if minimum_share:
             initial_step, safety = ParabolaMinimum(init_step_size, minimum_share, growth=growth), 0.5
-            c = max(c, 1 - minimum_share)
+            c = 1 - minimum_share
         criterion = Smoothed(c, smoothing) if smoothing else Armijo(c)
         super().__init__(params, direction, criterion, initial_step, shrink, cadence, safety=safety, **search)
 
@@ -149,8 +149,8 @@ class AdamSLS(_AdamWithMinimum):
 
     Args:
         params: parameters, named parameters or parameter groups.
-        init_step_size: where the first search starts (eta_0), positive.
-        c: sufficient decrease, in (0, 1); larger takes smaller steps.
+        init_step_size: where the first search starts (eta_0), positive; beside `minimum_share`, at most.
+        c: sufficient decrease, in (0, 1); larger takes smaller steps. Beside `minimum_share` not used.
         betas: decay rates of Adam's moments, each in [0, 1).
         eps: added to Adam's denominator.
         search_direction: `"gradient"` searches along `-g / (sqrt(v^) + eps)` and applies the step size found along
@@ -158,9 +158,9 @@ class AdamSLS(_AdamWithMinimum):
         smoothing: share of the past in the criterion (`Smoothed`), in [0, 1); 0 is Armijo.
         shrink: factor of a rejected step (beta), in (0, 1).
         growth: factor from one search to the next (gamma^(1/n)), at least 1.
-        minimum_share: aim at this share of the averaged parabola's minimum (`ParabolaMinimum`), in [0, 1), from below
-            `growth` times the last step, which then has to be above 1; steps of more than twice the aim are rejected,
-            whatever `c` is. 0: do not.
+        minimum_share: aim at this share of the averaged parabola's minimum (`ParabolaMinimum`), in [0, 1), but at most
+            at `growth` times the last step, with `growth` above 1. The sufficient decrease is then `1 - minimum_share`:
+            steps of more than twice the aim are rejected. 0: do not.
         search: `SearchSettings`.
     """
 
@@ -283,8 +283,8 @@ class SaLSa(_AdamWithMinimum):
 
     Args:
         params: parameters, named parameters or parameter groups.
-        init_step_size: where the first search starts (eta_0), positive.
-        c: sufficient decrease, in (0, 1); larger takes smaller steps.
+        init_step_size: where the first search starts (eta_0), positive; beside `minimum_share`, at most.
+        c: sufficient decrease, in (0, 1); larger takes smaller steps. Beside `minimum_share` not used.
         betas: decay rates of Adam's moments, each in [0, 1).
         eps: added to Adam's denominator.
         search_direction: as in `AdamSLS`.

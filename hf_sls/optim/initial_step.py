@@ -10,6 +10,9 @@ from .backtracking import SearchResult
 
 Memory = dict[str, float]
 
+_PROBE = 1e-3
+"""A step at which a slope can be read where nothing is known of the scale."""
+
 
 class InitialStep:
     """Picks the first step size that a search tries. A frozen rule; its memory is plain numbers.
@@ -156,10 +159,12 @@ class ParabolaMinimum(InitialStep):
         return {"searches": 0, "slope": 0.0, "curvature": 0.0, "next": self.first}
 
     def propose(self, step_size: float, memory: Memory) -> float:
-        return memory["next"]
+        return memory["next"] if memory["searches"] else min(memory["next"], _PROBE)
 
     def start(self, proposed: float, loss: float, slope: float, memory: Memory) -> float:
-        return min(proposed, self.promise * loss / slope) if memory["searches"] == 0 and loss > 0 else proposed
+        if memory["searches"]:
+            return proposed
+        return min(memory["next"], self.promise * loss / slope) if loss > 0 else memory["next"]
 
     def unsearched(self, step_size: float, memory: Memory) -> float:
         return memory["next"]

@@ -21,7 +21,7 @@ OPTIMIZERS: dict[str, type[LineSearchOptimizer]] = {
 _QUICK = {"shrink": 0.5, "max_trials": 20, "interpolate": True, "lower_bound": 0.0}
 _SELDOM = {"search_rate": 0.09, "search_credit": 10.0}
 _GROWING = {"growth": 1.2, **_QUICK, **_SELDOM}
-_ADAM = {"search_direction": "momentum", "minimum_share": 0.5, "smoothing": 0.9, "growth": 1.1, **_QUICK, **_SELDOM}
+_ADAM = {"search_direction": "momentum", "minimum_share": 0.7, "smoothing": 0.9, "growth": 1.1, **_QUICK, **_SELDOM}
 
 RECOMMENDED: dict[str, dict[str, Any]] = {
     "adam_sls": _ADAM,

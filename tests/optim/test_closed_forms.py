@@ -26,6 +26,7 @@ from hf_sls.optim import (
     PoNoS,
     SearchResult,
     Smoothed,
+    create_optimizer,
 )
 
 from ..members import MEMBERS
@@ -260,6 +261,22 @@ def test_the_first_search_of_the_parabola_starts_at_a_tenth_of_the_loss_wherever
     torch.testing.assert_close(*finals, rtol=1e-6, atol=0)
 
 
+def test_the_default_has_nothing_to_tune() -> None:
+    """Neither c nor the first step, over what the papers vary them, changes a bit of the run."""
+
+    def run(c: float, init_step_size: float) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        w = (0.01 * torch.randn(1000, generator=generator)).requires_grad_()
+        optimizer = create_optimizer("adam_sls", [w], c=c, init_step_size=init_step_size)
+        for _ in range(40):
+            targets = 0.01 * torch.randn(1000, generator=generator)
+            optimizer.step(lambda targets=targets: (100 * (w - targets)).square().mean())
+        return w.detach()
+
+    runs = [run(c, init_step_size) for c in (0.1, 0.7) for init_step_size in (1e-3, 0.1, 1.0)]
+    assert all(torch.equal(each, runs[0]) for each in runs)
+
+
 def test_a_loss_that_is_not_positive_starts_the_parabola_at_its_largest_step() -> None:
     rule = ParabolaMinimum(first=0.3)
     assert rule.start(0.3, -1.0, 2.0, rule.new_memory()) == 0.3
@@ -281,10 +298,10 @@ def test_a_start_far_above_the_last_step_is_as_exact_as_any(last: float) -> None
 
 def test_the_parabola_warms_up_and_changes_by_little() -> None:
     """Where the loss falls in a straight line there is no minimum to aim at: a third of the first step, then growth."""
-    rule = ParabolaMinimum(first=1.0)
+    rule = ParabolaMinimum(first=1.0, promise=10.0)
     memory, steps = rule.new_memory(), []
     for _ in range(4):
-        step_size = rule.propose(0.0, memory)
+        step_size = rule.start(rule.propose(0.0, memory), 1.0, 2.0, memory)
         steps.append(step_size)
         memory = rule.searched(1.0, 2.0, SearchResult(step_size, 1.0 - 2.0 * step_size, 1, "accepted"), memory)
     assert steps == pytest.approx([1.0, 0.3, 0.33, 0.363])

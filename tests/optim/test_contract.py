@@ -443,7 +443,8 @@ def test_any_scale_of_the_loss_is_searched_to_an_accepted_step(
     optimizer.step(lambda: scale * closure())
     report = optimizer.last_report
     assert report.outcome == "accepted"
-    assert Armijo(c).line(report.loss, report.slope, {}).accepts(report.step_size, report.loss - report.loss_decrease)
+    line = Armijo(optimizer.criterion.c).line(report.loss, report.slope, {})
+    assert line.accepts(report.step_size, report.loss - report.loss_decrease)
 
 
 class Hostile:
