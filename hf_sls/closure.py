@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from .optim import RandomState
@@ -79,7 +80,7 @@ class LossClosure:
 
     @torch.no_grad()
     def _evaluate(self) -> Tensor:
-        with _buffers_kept(self._model), _buffers_not_broadcast(self._model):
+        with _buffers_kept(self._model), _buffers_not_broadcast(self._model), _resharded(self._model):
             losses = []
             for replay, random_state in self._micro_batches:
                 random_state.restore()
@@ -126,3 +127,14 @@ def _buffers_not_broadcast(model: nn.Module) -> Iterator[None]:
     finally:
         for wrapper, flag in zip(wrappers, flags):
             wrapper.require_forward_param_sync = flag
+
+
+@contextmanager
+def _resharded(model: nn.Module) -> Iterator[None]:
+    """Drop what FSDP2 has gathered; a forward without gradients would leave it to the next one, which has moved on."""
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainingArguments
 
 from .closure import LossClosure
@@ -105,9 +106,14 @@ class LineSearchTrainerMixin(_Base):
                 "Where its first search starts is optim_args='init_step_size=...'."
             )
         parallelism = getattr(self.accelerator, "parallelism_config", None)
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
         refused = {
             "DeepSpeed": (self.is_deepspeed_enabled, "it steps inside backward, out of reach of a closure"),
-            "FSDP": (self.is_fsdp_enabled, "trials would see stale unsharded parameters"),
+            "FSDP1": (
+                self.is_fsdp_enabled and getattr(plugin, "fsdp_version", 1) != 2,
+                "it has no public way to reshard after a trial, which would then see stale parameters; "
+                "set fsdp_version to 2",
+            ),
             "nn.DataParallel": (
                 self.args.n_gpu > 1,
                 "its replicas draw their dropout in no fixed order; launch one process per GPU with torchrun or "
@@ -207,7 +213,8 @@ class LineSearchTrainerMixin(_Base):
             norm = clip_grad_norm_(parameters, max_norm, *args, **kwargs)
             optimizer = self.line_search_optimizer
             if optimizer is not None and self._closure is not None:
-                scale = torch.clamp((norm + 1e-6) / max_norm, min=1.0)
+                whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
+                scale = torch.clamp((whole + 1e-6) / max_norm, min=1.0)
                 optimizer.arm(self._closure, self._closure.loss, gradient_scale=scale)
             return norm
 
@@ -253,7 +260,7 @@ class SLSTrainer(LineSearchTrainerMixin, Trainer):
     Use it in place of `Trainer`, with the same arguments. With any stock `optim` it is the stock Trainer, bit for bit.
 
     Raises:
-        ValueError: the arguments do not suit a line search (unknown `optim_args`, DeepSpeed, FSDP, `nn.DataParallel`);
+        ValueError: the arguments do not suit a line search (unknown `optim_args`, DeepSpeed, FSDP1, `nn.DataParallel`);
             raised when the trainer is created.
     """
 

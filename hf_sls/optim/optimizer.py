@@ -19,6 +19,7 @@ from .direction import Direction, State
 from .initial_step import InitialStep, LastStep
 from .partition import Joint, Partition
 from .random_state import RandomState
+from .sharding import ShardGroups, local, shard_groups, sum_over_shards
 from .trials import Closure, Trials
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -292,7 +293,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         indices = self._searched_indices() if self.search_due else []
         searched = self._move([self.param_groups[i] for i in indices])
         others = [self._move([group]) for i, group in enumerate(self.param_groups) if i not in indices]
-        skip = _not_finite(loss, [gradient for move in [searched, *others] for gradient in move.gradients])
+        skip = _not_finite(loss, [searched, *others])
 
         if searched.groups:
             report = self._search(searched, closure, loss, skip, gradient_scale, random_state)
@@ -327,7 +328,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             return SearchReport("no_slope", move.groups[0]["step_size"])
         memory = move.memory
         proposed = self.initial_step.propose(move.step_size, memory["initial_step"])
-        with Trials(closure, move.parameters, random_state) as trials:
+        with Trials(closure, move.parameters, random_state, move.shard_groups) as trials:
             self._advance_searched(move, proposed, skip)
             trials.step_size, update = proposed, self.direction.searched
             slope_ahead = trials.slope(move.gradients) * gradient_scale
@@ -439,22 +440,24 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                     )
                 if not self.state[parameter]:
                     self.state[parameter].update(self.direction.new_state(parameter))
-                move.parameters.append(parameter)
-                move.gradients.append(parameter.grad)
-                move.states.append(self.state[parameter])
+                move.parameters.append(local(parameter))
+                move.gradients.append(local(parameter.grad))
+                move.states.append({name: local(value) for name, value in self.state[parameter].items()})
                 move.lrs_and_decays.append((float(group["lr"]), group["weight_decay"]))
+                move.shard_groups.append(shard_groups(parameter))
         return move
 
 
 @dataclass(frozen=True)
 class _Move:
-    """The parameters that one step size moves: one group, or several that are searched together."""
+    """The parameters that one step size moves, as this process holds them: one group, or several searched together."""
 
     groups: list[dict[str, Any]]
     parameters: list[Tensor] = field(default_factory=list)
     gradients: list[Tensor] = field(default_factory=list)
     states: list[dict[str, Any]] = field(default_factory=list)
     lrs_and_decays: list[tuple[float, float]] = field(default_factory=list)
+    shard_groups: list[ShardGroups] = field(default_factory=list)
 
     @property
     def step_size(self) -> float:
@@ -470,12 +473,16 @@ class _Move:
             group.update(step_size=float(group["lr"]) * memory["step_size"], line_search=memory)
 
 
-def _not_finite(loss: Tensor | float, gradients: list[Tensor]) -> Tensor:
+def _not_finite(loss: Tensor | float, moves: list[_Move]) -> Tensor:
     """Return 1.0 where the loss or a gradient is NaN or infinite, else 0.0; a 0-dim tensor, read by nobody yet."""
+    gradients = [gradient for move in moves for gradient in move.gradients]
     norms = torch._foreach_norm(gradients) if gradients else []
     probes = [norm.float() for norm in norms]
     probes.append(torch.as_tensor(loss, dtype=torch.float32, device=probes[0].device if probes else None))
-    return 1 - total(probes).isfinite().float()
+    probe = total(probes)
+    for groups in dict.fromkeys(groups for move in moves for groups in move.shard_groups):
+        probe = sum_over_shards(probe, groups)
+    return 1 - probe.isfinite().float()
 
 
 def _rounding(loss: Tensor | float) -> float:

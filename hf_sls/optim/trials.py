@@ -9,8 +9,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ._tensors import dot_difference, pieces
+from ._tensors import dot_difference, pieces, total
 from .random_state import RandomState
+from .sharding import ShardGroups, sum_over_shards
 
 Closure: TypeAlias = Callable[[], Tensor | float]
 
@@ -27,21 +28,30 @@ class Trials:
         closure: evaluates the loss.
         parameters: the tensors to move.
         random_state: restored before every evaluation; `None` when the closure sees to that itself.
+        shard_groups: of each parameter, the process groups that hold its other parts.
 
     Attributes:
         step_size: where the parameters are along the search.
     """
 
-    def __init__(self, closure: Closure, parameters: Sequence[Tensor], random_state: RandomState | None) -> None:
+    def __init__(
+        self,
+        closure: Closure,
+        parameters: Sequence[Tensor],
+        random_state: RandomState | None,
+        shard_groups: Sequence[ShardGroups],
+    ) -> None:
         self.step_size = 0.0
         self._closure = closure
         self._parameters = list(parameters)
         self._random_state = random_state
+        self._shard_groups = shard_groups
         self._taken = False
 
     def __enter__(self) -> Trials:
         self._random_state_on_entry = RandomState.capture({parameter.device for parameter in self._parameters})
-        self._pieces = [piece for p in self._parameters for piece in pieces(p.detach(), like=p)]
+        owned = [(owner, x) for owner, p in enumerate(self._parameters) for x in pieces(p.detach(), like=p)]
+        self._owners, self._pieces = [owner for owner, _ in owned], [piece for _, piece in owned]
         self._originals = [piece.clone() for piece in self._pieces]
         return self
 
@@ -60,7 +70,12 @@ class Trials:
     def slope(self, gradients: list[Tensor]) -> Tensor:
         """Return `s = <g, u>`, from the displacement of the parameters, as a 0-dim tensor."""
         parts = [piece for g, p in zip(gradients, self._parameters) for piece in pieces(g, like=p)]
-        return dot_difference(parts, self._originals, self._pieces) / self.step_size
+        slopes = []
+        for groups in dict.fromkeys(self._shard_groups):
+            indices = [i for i, owner in enumerate(self._owners) if self._shard_groups[owner] == groups]
+            lists = ([tensors[i] for i in indices] for tensors in (parts, self._originals, self._pieces))
+            slopes.append(sum_over_shards(dot_difference(*lists), groups))
+        return total(slopes) / self.step_size
 
     def loss_at(self, step_size: float) -> float:
         """Return `phi(step_size)`, for a step size at most the present one."""
@@ -81,9 +96,8 @@ class Trials:
         Args:
             shares_and_decays: share and weight decay of each parameter.
         """
-        each = [pair for p, pair in zip(self._parameters, shares_and_decays) for _ in pieces(p.detach(), like=p)]
-        for share, weight_decay in set(each) - {(1.0, 0.0)}:
-            indices = [i for i, pair in enumerate(each) if pair == (share, weight_decay)]
+        for share, weight_decay in set(shares_and_decays) - {(1.0, 0.0)}:
+            indices = [i for i, owner in enumerate(self._owners) if shares_and_decays[owner] == (share, weight_decay)]
             moved, originals = [self._pieces[i] for i in indices], [self._originals[i] for i in indices]
             torch._foreach_lerp_(moved, originals, 1 - share)
             torch._foreach_add_(moved, originals, alpha=-share * self.step_size * weight_decay)

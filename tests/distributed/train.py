@@ -8,6 +8,8 @@ import sys
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from hf_sls import SLSTrainer, SLSTrainingArguments
 from tests.conftest import classification_rows, language_rows, losses, step_sizes, tiny_bert, tiny_gpt2
@@ -36,21 +38,33 @@ MODELS: dict[str, Any] = {
 }
 
 
+def shard_on_cpu(trainer: SLSTrainer) -> None:
+    """Turn FSDP2 on, which Accelerate does for accelerators only."""
+    state = AcceleratorState._shared_state
+    state["distributed_type"] = DistributedType.FSDP
+    state["fsdp_plugin"] = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["GPT2Block"]
+    )
+    trainer.is_fsdp_enabled = True
+
+
 def main() -> None:
     """Train as the JSON argument says."""
     settings = json.loads(sys.argv[1])
-    name = settings.pop("model")
+    name, sharded = settings.pop("model"), settings.pop("fsdp2", False)
     model, rows = MODELS[name]
     args = SLSTrainingArguments(
         max_steps=6, logging_steps=1, report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=True, **settings
     )
     trainer = SLSTrainer(model=model(), args=args, train_dataset=rows(64))
+    if sharded:
+        shard_on_cpu(trainer)
     if name == "bert":
         trainer.model_accepts_loss_kwargs = False
     trainer.train()
     gathered = [torch.zeros(()) for _ in range(args.world_size)]
     checksum = sum(parameter.detach().double().abs().sum() for parameter in trainer.model.parameters()).float()
-    if args.world_size > 1:
+    if args.world_size > 1 and not sharded:
         torch.distributed.all_gather(gathered, checksum)
         assert all(torch.equal(other, gathered[0]) for other in gathered), "the ranks have drifted apart"
     if trainer.is_world_process_zero():

@@ -1,0 +1,48 @@
+"""One training run in plain PyTorch, alone or under torchrun with FSDP2; prints losses and step sizes as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from hf_sls import LossClosure, create_optimizer
+from tests.conftest import language_rows, tiny_gpt2
+
+
+def main() -> None:
+    """Train with the optimizer that the first argument names."""
+    world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    model = tiny_gpt2(dropout=0.0)
+    settings = json.loads(sys.argv[2])
+    if world_size > 1:
+        torch.distributed.init_process_group("gloo")
+        mesh = init_device_mesh("cpu", (world_size,))
+        for block in model.transformer.h:
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    optimizer = create_optimizer(sys.argv[1], model.parameters(), **settings)
+    rows = language_rows(64).rows
+    losses, step_sizes = [], []
+    for step in range(8):
+        batch = rows[8 * step : 8 * step + 8][rank::world_size]
+        inputs = torch.stack([row["input_ids"] for row in batch])
+        closure = LossClosure(model)
+        optimizer.zero_grad()
+        loss = closure.record(lambda inputs=inputs: model(inputs, labels=inputs).loss)
+        loss.backward()
+        optimizer.step(closure, loss=closure.loss)
+        losses.append(float(closure.loss))
+        step_sizes.append(optimizer.param_groups[0]["step_size"])
+    if rank == 0:
+        print("RESULT", json.dumps({"losses": losses, "step_sizes": step_sizes, "counts": optimizer.counts}))
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads can abort the interpreter's own exit
+
+
+if __name__ == "__main__":
+    main()

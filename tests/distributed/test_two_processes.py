@@ -1,0 +1,75 @@
+"""Two gloo processes of batch b take the steps of one process of batch 2b, with DDP and with FSDP2."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def train(processes: int, output: Path, model: str, **settings: Any) -> dict[str, Any]:
+    return run(
+        processes, "tests.distributed.train", json.dumps({"output_dir": str(output), "model": model, **settings})
+    )
+
+
+def run(processes: int, *arguments: str) -> dict[str, Any]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    result = subprocess.run(
+        [sys.executable, *(launcher if processes > 1 else []), "-m", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    (line,) = (line for line in result.stdout.splitlines() if line.startswith("RESULT "))
+    return json.loads(line.removeprefix("RESULT "))
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("gpt2", {"gradient_accumulation_steps": 2}),
+        ("bert", {"optim": "sgd_sls"}),
+    ],
+    ids=["causal LM, accumulation", "classification"],
+)
+def test_two_processes_are_one_of_twice_the_batch(model: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    alone = train(1, tmp_path, model, per_device_train_batch_size=8, **settings)
+    both = train(2, tmp_path, model, per_device_train_batch_size=4, **settings)
+    assert both["losses"] == pytest.approx(alone["losses"], rel=1e-4)
+    assert both["step_sizes"] == pytest.approx(alone["step_sizes"], rel=1e-3)
+    assert both["counts"]["trials"] == alone["counts"]["trials"] >= 6
+
+
+def test_ranks_agree_on_a_model_whose_buffers_are_broadcast(tmp_path: Path) -> None:
+    assert train(2, tmp_path, "batchnorm", per_device_train_batch_size=4)["counts"]["trials"] > 0
+
+
+@pytest.mark.parametrize("optim", ["adam_sls", "sgd_sls", "adagrad_sls", "ponos"])
+def test_shards_take_the_steps_of_whole_parameters(optim: str) -> None:
+    """Plain PyTorch; a trial that saw gathered parameters of before its step would take others."""
+    settings = json.dumps({"weight_decay": 0.1, **({} if optim == "ponos" else {"search_rate": 10.0})})
+    alone, both = (run(processes, "tests.distributed.shard", optim, settings) for processes in (1, 2))
+    assert both["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+    assert both["step_sizes"] == pytest.approx(alone["step_sizes"], rel=1e-4)
+    assert both["counts"]["trials"] == alone["counts"]["trials"] >= 8
+
+
+def test_the_trainer_with_fsdp2_is_one_process_of_twice_the_batch(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"gradient_accumulation_steps": 2, "max_grad_norm": 0.5}
+    alone = train(1, tmp_path, "gpt2", per_device_train_batch_size=8, **settings)
+    both = train(2, tmp_path, "gpt2", per_device_train_batch_size=4, fsdp2=True, **settings)
+    assert both["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+    assert both["step_sizes"] == pytest.approx(alone["step_sizes"], rel=1e-4)
+    assert both["counts"]["trials"] == alone["counts"]["trials"] >= 6
