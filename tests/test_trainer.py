@@ -449,7 +449,7 @@ def test_trl_sft_trainer_by_the_mixin(arguments: Any) -> None:
 
 REFUSED: dict[str, Callable[[Any], None]] = {
     "DeepSpeed": lambda trainer: setattr(trainer, "is_deepspeed_enabled", True),
-    "FSDP": lambda trainer: setattr(trainer, "is_fsdp_enabled", True),
+    "FSDP1": lambda trainer: setattr(trainer, "is_fsdp_enabled", True),
     "nn.DataParallel": lambda trainer: setattr(trainer.args, "_n_gpu", 2),
 }
 
