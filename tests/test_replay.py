@@ -128,7 +128,10 @@ def test_replay_differs_when_the_parameters_do(arguments: Any) -> None:
 def test_the_random_stream_is_that_of_a_run_without_trials(arguments: Any) -> None:
     """Dropout of the later steps and the order of the data do not depend on how many trials there were."""
     drawn = []
-    for settings in ("init_step_size=1e-5", "max_trials=50,shrink=0.9,interpolate=false,init_step_size=10"):
+    for settings in (
+        "init_step_size=1e-5",
+        "minimum_share=0,max_trials=50,shrink=0.9,interpolate=false,init_step_size=10",
+    ):
         args = arguments(optim_args=f"search_rate=inf,{settings}")
         trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
         trainer.train()
