@@ -42,9 +42,32 @@ def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     return total([torch.dot(_flat(x), _flat(y)) for x, y in zip(left, right)])
 
 
+def square_sum(tensors: Sequence[Tensor]) -> Tensor:
+    """Return `||x||^2` over a list of tensors as a 0-dim tensor, not finite where one of their values is not.
+
+    On a CPU a product with itself is several times faster than torch's norm; elsewhere a launch for each tensor is not.
+    """
+    if tensors and tensors[0].device.type != "cpu":
+        return total([_flat(norm) ** 2 for norm in torch._foreach_norm(tensors)])
+    return dot(tensors, tensors)
+
+
 def dot_difference(left: Sequence[Tensor], minuend: Sequence[Tensor], subtrahend: Sequence[Tensor]) -> Tensor:
-    """Return `<left, minuend - subtrahend>` as a 0-dim tensor, without a copy of the model for the difference."""
-    return total([dot(x, torch._foreach_sub(y, z)) for y, z, x in chunks(minuend, subtrahend, left)])
+    """Return `<left, minuend - subtrahend>` as a 0-dim tensor.
+
+    Every difference is written over the one before it, on a CPU while that is still in the cache.
+    """
+    size = max(tensor.numel() for tensor in left)
+    scratch: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+    products = []
+    for x, y, z in zip(left, minuend, subtrahend):
+        factor = _flat(x)
+        kind = (factor.device, factor.dtype)
+        if kind not in scratch:
+            scratch[kind] = torch.empty(size, device=factor.device, dtype=factor.dtype)
+        difference = torch.sub(y.reshape(-1), z.reshape(-1), out=scratch[kind][: x.numel()])
+        products.append(torch.dot(factor, difference))
+    return total(products)
 
 
 def total(scalars: Sequence[Tensor]) -> Tensor:

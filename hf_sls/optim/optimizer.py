@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from ._tensors import chunks, to_floats, total
+from ._tensors import chunks, square_sum, to_floats
 from ._validation import check_range
 from .backtracking import Backtracking
 from .cadence import Cadence, EveryStep
@@ -476,10 +476,8 @@ class _Move:
 def _not_finite(loss: Tensor | float, moves: list[_Move]) -> Tensor:
     """Return 1.0 where the loss or a gradient is NaN or infinite, else 0.0; a 0-dim tensor, read by nobody yet."""
     gradients = [gradient for move in moves for gradient in move.gradients]
-    norms = torch._foreach_norm(gradients) if gradients else []
-    probes = [norm.float() for norm in norms]
-    probes.append(torch.as_tensor(loss, dtype=torch.float32, device=probes[0].device if probes else None))
-    probe = total(probes)
+    probe = square_sum(gradients)
+    probe = probe + torch.as_tensor(loss, dtype=probe.dtype, device=probe.device)
     for groups in dict.fromkeys(groups for move in moves for groups in move.shard_groups):
         probe = sum_over_shards(probe, groups)
     return 1 - probe.isfinite().float()
