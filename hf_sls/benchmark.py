@@ -1,11 +1,12 @@
 """What a step costs: line searches against torch's AdamW and the authors' package, interleaved in one run.
 
     python -m hf_sls.benchmark --shape minilm --batch_size 32 --output benchmark.json
-    python -m hf_sls.benchmark --optimizers adam_sls adam_salsa --rounds 10 --steps 50
+    python -m hf_sls.benchmark --optimizers adam_sls adam_salsa --rounds 500 --steps 1
 
 The optimizers take turns, a few steps each, on copies of one model and the same batches; machine noise then meets all
-of them alike, and the ratios mean something where the milliseconds do not. Peak memory is read in a process of its own
-for each optimizer, as a process has only one peak.
+of them alike, and the ratios mean something where the milliseconds do not. *Step time* is the median turn, *whole run*
+the sum of all, the first searches included. Peak memory is read in a process of its own for each optimizer, as a
+process has only one peak.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import transformers
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, HfArgumentParser
 
+from .closure import LossClosure
 from .optim import Adam, AdamSLS, LastStep, Line, LineSearchOptimizer, SaLSa, create_optimizer
 
 SHAPES = {
@@ -35,6 +37,7 @@ SHAPES = {
     "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
 }
 BASELINE, FOREACH = "AdamW", "AdamW, foreach"
+_WARM_UP_STEPS = 3
 
 
 @dataclass
@@ -46,6 +49,7 @@ class BenchmarkArguments:
     sequence_length: int = field(default=32, metadata={"help": "Tokens in a sequence."})
     device: str = field(default="cpu", metadata={"help": "cpu, cuda, ..."})
     bf16: bool = field(default=False, metadata={"help": "Whether to run the model under bf16 autocast."})
+    dropout: float = field(default=0.1, metadata={"help": "Share of activations dropped, as BERT has it."})
     rounds: int = field(default=7, metadata={"help": "Turns that each optimizer takes; at least 5."})
     steps: int = field(default=5, metadata={"help": "Steps in a turn."})
     optimizers: list[str] = field(default_factory=list, metadata={"help": "Measure these beside AdamW (default: all)."})
@@ -117,45 +121,48 @@ class Contestant:
 
     def __init__(self, make: Callable[[list[Tensor]], Any], args: BenchmarkArguments) -> None:
         torch.manual_seed(0)
-        self.model = BertForSequenceClassification(BertConfig(**SHAPES[args.shape])).to(args.device)
+        dropout = {"hidden_dropout_prob": args.dropout, "attention_probs_dropout_prob": args.dropout}
+        self.model = BertForSequenceClassification(BertConfig(**SHAPES[args.shape], **dropout)).to(args.device)
         self.optimizer = make(list(self.model.parameters()))
         self.args = args
         self.passes = 0
+        self.inside = 0.0
         self.arithmetic: list[float] = []
 
     def step(self, batch: tuple[Tensor, Tensor]) -> None:
         """Take one step the way the optimizer wants it."""
 
-        def closure(backwards: bool = False) -> Tensor:
+        def evaluate() -> Tensor:
             self.passes += 1
             start = self._now()
             with torch.autocast(self.args.device, torch.bfloat16, enabled=self.args.bf16):
                 logits = self.model(batch[0]).logits
             loss = torch.nn.functional.cross_entropy(logits.float(), batch[1])
-            if backwards:
-                torch.autograd.backward(loss)
             self.inside += self._now() - start
             return loss
 
-        self.inside = 0.0
+        def for_the_authors(backwards: bool = False) -> Tensor:
+            loss = evaluate()
+            if backwards:
+                torch.autograd.backward(loss)
+            return loss
+
         self.optimizer.zero_grad()
-        if isinstance(self.optimizer, torch.optim.AdamW | LineSearchOptimizer):
-            random_state = torch.get_rng_state()
-            loss = closure(backwards=True)
-            self.inside = 0.0
-            start = self._now()
-            if isinstance(self.optimizer, LineSearchOptimizer):
-
-                def replay() -> Tensor:
-                    torch.set_rng_state(random_state)
-                    return closure()
-
-                self.optimizer.step(replay, loss=loss)
-            else:
-                self.optimizer.step()
-            self.arithmetic.append(self._now() - start - self.inside)
+        if isinstance(self.optimizer, LineSearchOptimizer):
+            closure = LossClosure(self.model, keep_masks=self.optimizer.search_due)
+            torch.autograd.backward(closure.record(evaluate))
+            self._timed(lambda: self.optimizer.step(closure, loss=closure.loss))
+        elif isinstance(self.optimizer, torch.optim.AdamW):
+            torch.autograd.backward(evaluate())
+            self._timed(self.optimizer.step)
         else:
-            self.optimizer.step(closure)
+            self.optimizer.step(for_the_authors)
+
+    def _timed(self, step: Callable[[], Any]) -> None:
+        """Take a step, and note the time that it spends outside the model."""
+        self.inside, start = 0.0, self._now()
+        step()
+        self.arithmetic.append(self._now() - start - self.inside)
 
     def _now(self) -> float:
         if self.args.device != "cpu":
@@ -175,14 +182,16 @@ def measure(args: BenchmarkArguments) -> dict[str, dict[str, Any]]:
     makers = contestants()
     runs = {name: Contestant(makers[name], args) for name in chosen(args)}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(args.rounds + 1):
+    warm_up = Contestant(makers[BASELINE], args)
+    for step in range(_WARM_UP_STEPS):
+        warm_up.step(make_batch(args, step))
+    for turn in range(args.rounds):
         batches = [make_batch(args, turn * args.steps + step) for step in range(args.steps)]
         for name, run in runs.items():
             start = run._now()
             for batch in batches:
                 run.step(batch)
-            if turn > 0:
-                seconds[name].append((run._now() - start) / args.steps)
+            seconds[name].append((run._now() - start) / args.steps)
     baseline = seconds[BASELINE]
     foreach = statistics.median(runs[FOREACH].arithmetic)
     figures = {}
@@ -193,7 +202,8 @@ def measure(args: BenchmarkArguments) -> dict[str, dict[str, Any]]:
             "step_time": statistics.median(ratios),
             "step_time_low": min(ratios),
             "step_time_high": max(ratios),
-            "passes_per_step": run.passes / (args.steps * (args.rounds + 1)),
+            "run_time": sum(seconds[name]) / sum(baseline),
+            "passes_per_step": run.passes / (args.steps * args.rounds),
             "arithmetic": statistics.median(run.arithmetic) / foreach if run.arithmetic else None,
         }
     return figures
@@ -244,14 +254,14 @@ def main() -> None:
 def table(figures: dict[str, dict[str, Any]]) -> str:
     """Return the figures as a Markdown table of ratios against the baseline."""
     lines = [
-        "| optimizer | step time (low to high) | forward passes per step | optimizer arithmetic | peak memory |",
-        "|---|---|---|---|---|",
+        "| optimizer | step time (low to high) | whole run | forward passes per step | arithmetic | peak memory |",
+        "|---|---|---|---|---|---|",
     ]
     for name, row in figures.items():
         arithmetic = "" if row["arithmetic"] is None else f"{row['arithmetic']:.2f}"
         lines.append(
             f"| {name} | {row['step_time']:.2f} ({row['step_time_low']:.2f} to {row['step_time_high']:.2f}) "
-            f"| {row['passes_per_step']:.2f} | {arithmetic} | {row['peak_memory']:.3f} |"
+            f"| {row['run_time']:.2f} | {row['passes_per_step']:.2f} | {arithmetic} | {row['peak_memory']:.3f} |"
         )
     return "\n".join(lines)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from .masks import DrawnMasks, can_be_kept
 from .optim import RandomState
 
 
@@ -31,12 +34,23 @@ class LossClosure:
 
     Args:
         model: the model as it is called in training, wrapped or not.
+        divisor: what the sum over the micro-batches is divided by, positive; what `Accelerator.backward` divides each
+            loss by is `accelerator.gradient_accumulation_steps`.
+        keep_masks: whether to keep the dropout masks for the trials, on a CPU, where drawing them again is slow;
+            `optimizer.search_due` says whether there will be any trials.
+
+    Raises:
+        ValueError: `divisor` is not positive.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, divisor: float = 1.0, keep_masks: bool = True) -> None:
+        if not divisor > 0:
+            raise ValueError(f"divisor={divisor!r} is not allowed: a positive number is needed.")
         self._model = model
+        self._divisor = divisor
         self._devices = {parameter.device for parameter in model.parameters()}
-        self._micro_batches: list[tuple[Callable[[], Tensor], RandomState]] = []
+        self._keep_masks = keep_masks and can_be_kept(model)
+        self._micro_batches: list[tuple[Callable[[], Tensor], RandomState, DrawnMasks]] = []
         self._losses: list[Tensor] = []
         self._loss: Tensor | None = None
         self._offset: Tensor | float = 0.0
@@ -45,15 +59,17 @@ class LossClosure:
         """Evaluate one micro-batch and remember it.
 
         Args:
-            evaluate: returns the loss of the micro-batch, a scalar, already divided by the number of micro-batches.
+            evaluate: returns the loss of the micro-batch, a scalar. It is called again after the loop has moved on, so
+                bind the batch to it: `functools.partial(compute_loss, batch)`.
             replay: what a trial calls instead of `evaluate`, if they differ; it has to return the same loss.
 
         Returns:
             What `evaluate` returned.
         """
-        random_state = RandomState.capture(self._devices)
-        loss = evaluate()
-        self._micro_batches.append((replay or evaluate, random_state))
+        random_state, masks = RandomState.capture(self._devices), DrawnMasks()
+        with masks.drawing() if self._keep_masks else nullcontext():
+            loss = evaluate()
+        self._micro_batches.append((replay or evaluate, random_state, masks))
         self._losses.append(loss.detach())
         self._loss = None
         return loss
@@ -62,8 +78,21 @@ class LossClosure:
     def loss(self) -> Tensor:
         """The recorded loss, what the closure returned at the parameters it was recorded at. A collective call."""
         if self._loss is None:
-            self._loss = _total(self._losses)
+            self._loss = self._total(self._losses)
         return self._loss
+
+    def arm(self, optimizer: Any, gradient_norm: Tensor | float = 0.0, max_norm: float = 1.0) -> None:
+        """Hand this closure to the next `step()` of the optimizer, which its loop calls without one.
+
+        Args:
+            optimizer: a line-search optimizer, wrapped by Accelerate or not.
+            gradient_norm: what `clip_grad_norm_` returned, when the gradients were clipped; the slope is scaled back by
+                it.
+            max_norm: what the gradients were clipped to.
+        """
+        norm = gradient_norm.full_tensor() if isinstance(gradient_norm, DTensor) else gradient_norm
+        scale = torch.clamp((torch.as_tensor(norm) + 1e-6) / max_norm, min=1.0)
+        getattr(optimizer, "optimizer", optimizer).arm(self, self.loss, gradient_scale=scale)
 
     def rebase(self) -> None:
         """Evaluate now, and from here on return the recorded loss plus the change since.
@@ -82,21 +111,21 @@ class LossClosure:
     def _evaluate(self) -> Tensor:
         with _buffers_kept(self._model), _buffers_not_broadcast(self._model), _resharded(self._model):
             losses = []
-            for replay, random_state in self._micro_batches:
+            for replay, random_state, masks in self._micro_batches:
                 random_state.restore()
-                losses.append(replay().detach())
-        return _total(losses)
+                with masks.repeating() if self._keep_masks else nullcontext():
+                    losses.append(replay().detach())
+        return self._total(losses)
 
-
-def _total(losses: list[Tensor]) -> Tensor:
-    """Sum over the micro-batches, in at least fp32, and average over the processes."""
-    total = sum(loss.to(torch.promote_types(loss.dtype, torch.float32)) for loss in losses)
-    assert isinstance(total, Tensor)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        total = total.clone()
-        torch.distributed.all_reduce(total)
-        total /= torch.distributed.get_world_size()
-    return total
+    def _total(self, losses: list[Tensor]) -> Tensor:
+        """Sum over the micro-batches, in at least fp32, and average over the processes."""
+        total = sum(loss.to(torch.promote_types(loss.dtype, torch.float32)) for loss in losses)
+        assert isinstance(total, Tensor)
+        total = total / self._divisor
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(total)
+            total /= torch.distributed.get_world_size()
+        return total
 
 
 @contextmanager

@@ -11,16 +11,16 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainingArguments
 
+from .checkpoints import last_complete_checkpoint
 from .closure import LossClosure
 from .model_card import with_line_search
 from .optim import PLASLS, LineSearchOptimizer, layer_groups
@@ -134,6 +134,25 @@ class LineSearchTrainerMixin(_Base):
             if present:
                 raise ValueError(f"A line search does not work with {feature}: {reason}.")
 
+    # ---- Checkpoints ----
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train as the Trainer does; `resume_from_checkpoint=True` takes the latest checkpoint that is complete."""
+        if resume_from_checkpoint is True and self._wants_line_search():
+            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            if self.line_search_optimizer is None:
+                raise
+            raise ValueError(
+                f"resume_from_checkpoint={checkpoint!r}: the state of its optimizer or schedule cannot be read "
+                f"({error}). Resume from another checkpoint."
+            ) from error
+
     # ---- The closure ----
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
@@ -152,8 +171,10 @@ class LineSearchTrainerMixin(_Base):
             return step(model, inputs, *args, **kwargs)
 
         if self._closure is None or self._closure_step != self.state.global_step:
-            self._closure, self._closure_step = LossClosure(model), self.state.global_step
             optimizer.disarm()
+            keep_masks = optimizer.search_due and optimizer.search_fraction == 1
+            self._closure = LossClosure(model, keep_masks=keep_masks)
+            self._closure_step = self.state.global_step
         if self._counts_at_last_log is None:
             self._counts_at_last_log = optimizer.counts
         recorded: list[Any] = []
@@ -178,7 +199,7 @@ class LineSearchTrainerMixin(_Base):
         if self.accelerator.sync_gradients:
             if fraction < 1 and optimizer.search_due:
                 self._closure.rebase()
-            optimizer.arm(self._closure, self._closure.loss)
+            self._closure.arm(optimizer)
         return loss
 
     def _prepare_inputs(self, inputs: Any) -> Any:
@@ -213,9 +234,7 @@ class LineSearchTrainerMixin(_Base):
             norm = clip_grad_norm_(parameters, max_norm, *args, **kwargs)
             optimizer = self.line_search_optimizer
             if optimizer is not None and self._closure is not None:
-                whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
-                scale = torch.clamp((whole + 1e-6) / max_norm, min=1.0)
-                optimizer.arm(self._closure, self._closure.loss, gradient_scale=scale)
+                self._closure.arm(optimizer, norm, max_norm)
             return norm
 
         return clip

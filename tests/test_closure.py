@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
+import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 
 from hf_sls import LossClosure, create_optimizer
@@ -71,3 +74,45 @@ def test_a_search_over_a_window_is_the_search_over_the_whole_batch() -> None:
     torch.testing.assert_close(torch.tensor(split), torch.tensor(whole), rtol=1e-6, atol=0)
     for mine, other in zip(split_parameters, whole_parameters):
         torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("max_norm", [1e9, 0.05])
+def test_an_accelerate_loop_takes_the_steps_of_the_whole_batch(max_norm: float) -> None:
+    """Micro-batches of 8 in windows of four, clipped, take the steps of batches of 32, with the slope scaled back."""
+    final = []
+    for parts in (1, 4):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        accelerator = Accelerator(cpu=True, gradient_accumulation_steps=parts)
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+        inputs = torch.randn(320, 4, dtype=torch.float64)
+        optimizer = create_optimizer("adam_sls", model.parameters(), search_rate=float("inf"))
+        loader = torch.utils.data.DataLoader(inputs, batch_size=32 // parts)
+        model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+        steps, slopes, closure = [], [], None
+        for batch in loader:
+            with accelerator.accumulate(model):
+                closure = closure or LossClosure(model, divisor=parts)
+                accelerator.backward(closure.record(partial(share_of_loss, model, batch, 1)))
+                if accelerator.sync_gradients:
+                    norm = accelerator.clip_grad_norm_(model.parameters(), max_norm)
+                    assert (norm > max_norm) == (max_norm < 1)
+                    closure.arm(optimizer, gradient_norm=norm, max_norm=max_norm)
+                    closure = None
+                optimizer.step()
+                if accelerator.sync_gradients:
+                    report = optimizer.optimizer.last_report
+                    assert report.outcome == "accepted"
+                    steps.append(report.step_size)
+                    slopes.append(report.slope)
+                optimizer.zero_grad()
+        final.append((steps, slopes))
+    assert final[0][0] == pytest.approx(final[1][0], rel=1e-6)
+    assert final[0][1] == pytest.approx(final[1][1], rel=1e-6)
+    assert len(steps) == 10
+
+
+def test_a_divisor_has_to_be_positive() -> None:
+    with pytest.raises(ValueError, match="divisor=0 is not allowed"):
+        LossClosure(nn.Linear(1, 1), divisor=0)
