@@ -14,9 +14,18 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, set_seed
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertTokenizerFast,
+    GPT2Config,
+    GPT2LMHeadModel,
+    set_seed,
+)
 
 from hf_sls import SLSTrainer, SLSTrainingArguments
+
+from .glue import WORDS
 
 torch.set_num_threads(1)
 
@@ -123,3 +132,22 @@ def losses(trainer: SLSTrainer) -> list[float]:
 def step_sizes(trainer: SLSTrainer) -> list[float]:
     """The step sizes that a trainer has logged."""
     return [entry["step_size"] for entry in trainer.state.log_history if "step_size" in entry]
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT with a tokenizer, on disk as `from_pretrained` wants it."""
+    path = tmp_path_factory.mktemp("model")
+    (path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", '"', *WORDS]))
+    BertTokenizerFast(vocab_file=str(path / "vocab.txt"), model_max_length=32).save_pretrained(path)
+    set_seed(0)
+    config = BertConfig(
+        vocab_size=6 + len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+    )
+    BertForSequenceClassification(config).save_pretrained(path)
+    return path

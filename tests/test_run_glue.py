@@ -13,80 +13,14 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+import run_glue
+import tasks
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
-    BertConfig,
-    BertForSequenceClassification,
-    BertTokenizerFast,
-    set_seed,
 )
 
-SCRIPTS = Path(__file__).parent.parent / "glue_scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-import run_glue
-import tasks
-
-WORDS = ["good", "bad", "film", "plot", "a", "the", "was", "not", 'quo"ted', "null"]
-
-
-@pytest.fixture(scope="session")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BERT with a tokenizer, on disk as `from_pretrained` wants it."""
-    path = tmp_path_factory.mktemp("model")
-    (path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", '"', *WORDS]))
-    BertTokenizerFast(vocab_file=str(path / "vocab.txt"), model_max_length=32).save_pretrained(path)
-    set_seed(0)
-    config = BertConfig(
-        vocab_size=6 + len(WORDS),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-    )
-    BertForSequenceClassification(config).save_pretrained(path)
-    return path
-
-
-def rows(task: tasks.Task, count: int = 12, named: bool = False) -> dict[str, list[Any]]:
-    """Examples whose label can be read off the first word."""
-    generator = np.random.default_rng(0)
-    classes = len(task.labels) or 6
-    ids = [i % classes for i in range(count)]
-    columns: dict[str, list[Any]] = {
-        column: [f"{WORDS[i]} {' '.join(generator.choice(WORDS, 3))}" for i in ids] for column in task.columns
-    }
-    if task.is_regression:
-        return {**columns, "label": [float(i) for i in ids]}
-    return {**columns, "label": [task.labels[i] if named else i for i in ids]}
-
-
-def write(path: Path, content: dict[str, list[Any]]) -> None:
-    """Write a split in the format of its extension."""
-    table = datasets.Dataset.from_dict(content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        table.to_parquet(path)
-    elif path.suffix == ".csv":
-        table.to_csv(path, index=False)
-    elif path.suffix == ".tsv":
-        lines = ["\t".join(content), *("\t".join(map(str, row)) for row in zip(*content.values()))]
-        path.write_text("\n".join(lines) + "\n")
-    else:
-        table.to_json(path)
-
-
-def glue_dir(path: Path, task_name: str, extension: str = ".parquet", named: bool = False) -> Path:
-    """Write all splits of a task."""
-    task = tasks.TASKS[task_name]
-    for split in ("train", *task.evaluation_splits, *task.test_splits):
-        content = rows(task, named=named)
-        if split in task.test_splits:
-            content["label"] = [-1] * len(content["label"])
-        write(path / (split + extension), content)
-    return path
+from .glue import SCRIPTS, glue_dir, rows, write
 
 
 def command(task: str, data: Path, model: Path, output: Path, *more: str) -> list[str]:

@@ -462,6 +462,45 @@ def test_what_a_line_search_cannot_do_is_refused_with_the_reason(feature: str, a
         trainer._check_line_search()
 
 
+def test_compiled_models_are_compiled_once(arguments: Any) -> None:
+    """One graph with gradients and one for the trials, whatever the number of steps."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    graphs: list[int] = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+    args = arguments(max_steps=10, torch_compile=True, torch_compile_backend="aot_eager", optim_args="search_rate=inf")
+    trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows(), callbacks=[Watch()])
+    trainer.train()
+    assert trainer.line_search_optimizer.counts["trials"] >= 10
+    assert graphs[1] == graphs[-1]
+
+
+def test_hyperparameters_of_the_search_are_searched(arguments: Any) -> None:
+    pytest.importorskip("optuna")
+    args = arguments(max_steps=4, eval_strategy="steps", eval_steps=4)
+    rows = classification_rows()
+    trainer = SLSTrainer(model_init=lambda trial: tiny_bert(), args=args, train_dataset=rows, eval_dataset=rows)
+    seen: list[float] = []
+
+    class Watch(TrainerCallback):
+        def on_train_end(self, args: Any, state: Any, control: Any, optimizer: Any, **kwargs: Any) -> None:
+            seen.append(optimizer.optimizer.initial_step.share)
+
+    trainer.add_callback(Watch())
+    best = trainer.hyperparameter_search(
+        lambda trial: {"optim_args": trial.suggest_categorical("optim_args", ["minimum_share=0.3"])},
+        backend="optuna",
+        n_trials=2,
+        compute_objective=lambda metrics: metrics["eval_loss"],
+    )
+    assert best.hyperparameters == {"optim_args": "minimum_share=0.3"}
+    assert seen == [0.3, 0.3]
+
+
 def test_trainer_state_is_plain_json(arguments: Any, tmp_path: Path) -> None:
     args = arguments(save_strategy="steps", save_steps=3)
     SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows()).train()

@@ -42,7 +42,7 @@ def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     return total([torch.dot(_flat(x), _flat(y)) for x, y in zip(left, right)])
 
 
-def square_sum(tensors: Sequence[Tensor]) -> Tensor:
+def square_sum(tensors: list[Tensor]) -> Tensor:
     """Return `||x||^2` over a list of tensors as a 0-dim tensor, not finite where one of their values is not.
 
     On a CPU a product with itself is several times faster than torch's norm; elsewhere a launch for each tensor is not.

@@ -121,7 +121,8 @@ class ParabolaMinimum(InitialStep):
 
         S := B S + (1 - B) s        Q := B Q + (1 - B) q        aim = share * S / (2 Q / (1 - B^n))
 
-    The next step is the aim, but between `shrink` and `growth` times the last. One trial a search says in which
+    The next step is the aim, but between `shrink` and `growth` times the last, also after a search without an accepted
+    trial: one batch that cannot be searched does not cost the step size. One trial a search says in which
     direction the step size is wrong, and by how much; where c is at most `1 - share / 2` the criterion is met on
     average, and only guards.
 
@@ -172,7 +173,8 @@ class ParabolaMinimum(InitialStep):
     def searched(self, loss: float, slope: float, result: SearchResult, memory: Memory) -> Memory:
         step_size = result.step_size
         if result.outcome != "accepted":
-            return {**memory, "next": step_size}
+            least = self.shrink * memory["next"] if memory["searches"] else 0.0
+            return {**memory, "next": max(step_size, least)}
         searches, fresh = memory["searches"] + 1, 1 - self.smoothing
         average_slope = self.smoothing * memory["slope"] + fresh * slope
         curvature = (result.loss - loss + step_size * slope) / step_size**2

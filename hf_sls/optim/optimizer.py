@@ -234,8 +234,10 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         self._armed = (closure, loss, gradient_scale)
 
     def disarm(self) -> None:
-        """Forget the closure handed over by `arm`."""
-        self._armed = None
+        """Forget the closure handed over by `arm`; a step that never came, left out by a gradient scaler, is counted."""
+        if self._armed is not None:
+            self._armed = None
+            self._count(SearchReport("non_finite", self.param_groups[0]["step_size"]))
 
     @torch.no_grad()
     def step(  # type: ignore[override]
@@ -261,7 +263,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         gradient_scale: Tensor | float = 1.0
         if closure is None and self._armed is not None:
             closure, loss, gradient_scale = self._armed
-        self.disarm()
+        self._armed = None
         if closure is None:
             if all(float(group["lr"]) == 0 for group in self.param_groups):
                 self._move(self.param_groups)

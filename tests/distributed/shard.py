@@ -7,18 +7,22 @@ import os
 import sys
 
 import torch
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from hf_sls import LossClosure, create_optimizer
 from tests.conftest import language_rows, tiny_gpt2
 
+HALF = 4
+
 
 def main() -> None:
-    """Train with the optimizer that the first argument names."""
+    """Train with the optimizer that the first argument names; as settings say, stop half-way or start from there."""
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     model = tiny_gpt2(dropout=0.0)
     settings = json.loads(sys.argv[2])
+    saved, loaded = settings.pop("save", None), settings.pop("load", None)
     if world_size > 1:
         torch.distributed.init_process_group("gloo")
         mesh = init_device_mesh("cpu", (world_size,))
@@ -28,7 +32,11 @@ def main() -> None:
     optimizer = create_optimizer(sys.argv[1], model.parameters(), **settings)
     rows = language_rows(64).rows
     losses, step_sizes = [], []
-    for step in range(8):
+    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    if loaded is not None:
+        parameters, state = torch.load(loaded, weights_only=True)
+        set_state_dict(model, optimizer, model_state_dict=parameters, optim_state_dict=state, options=whole)
+    for step in range(8)[HALF if loaded else 0 : HALF if saved else 8]:
         batch = rows[8 * step : 8 * step + 8][rank::world_size]
         inputs = torch.stack([row["input_ids"] for row in batch])
         closure = LossClosure(model)
@@ -38,6 +46,10 @@ def main() -> None:
         optimizer.step(closure, loss=closure.loss)
         losses.append(float(closure.loss))
         step_sizes.append(optimizer.param_groups[0]["step_size"])
+    if saved is not None:
+        state_dicts = get_state_dict(model, optimizer, options=whole)
+        if rank == 0:
+            torch.save(state_dicts, saved)
     if rank == 0:
         print("RESULT", json.dumps({"losses": losses, "step_sizes": step_sizes, "counts": optimizer.counts}))
     sys.stdout.flush()

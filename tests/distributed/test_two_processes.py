@@ -73,3 +73,42 @@ def test_the_trainer_with_fsdp2_is_one_process_of_twice_the_batch(tmp_path: Path
     assert both["losses"] == pytest.approx(alone["losses"], rel=1e-5)
     assert both["step_sizes"] == pytest.approx(alone["step_sizes"], rel=1e-4)
     assert both["counts"]["trials"] == alone["counts"]["trials"] >= 6
+
+
+@pytest.mark.parametrize(("saving", "loading"), [(2, 1), (1, 2)])
+def test_a_state_moves_between_two_processes_and_one(saving: int, loading: int, tmp_path: Path) -> None:
+    """FSDP2 on two, whole parameters on one, through torch's state-dict APIs."""
+    settings = {"weight_decay": 0.1, "search_rate": 0.5, "search_credit": 3.0}
+    half = str(tmp_path / "half.pt")
+    unbroken = run(loading, "tests.distributed.shard", "adam_sls", json.dumps(settings))
+    first = run(saving, "tests.distributed.shard", "adam_sls", json.dumps({**settings, "save": half}))
+    second = run(loading, "tests.distributed.shard", "adam_sls", json.dumps({**settings, "load": half}))
+    assert first["losses"] + second["losses"] == pytest.approx(unbroken["losses"], rel=1e-5)
+    assert first["step_sizes"] + second["step_sizes"] == pytest.approx(unbroken["step_sizes"], rel=1e-4)
+    assert second["counts"]["trials"] == unbroken["counts"]["trials"]
+
+
+@pytest.mark.parametrize(("saving", "loading"), [(2, 1), (1, 2)])
+def test_a_checkpoint_of_the_trainer_moves_too(saving: int, loading: int, tmp_path: Path) -> None:
+    def trained(processes: int, **settings: Any) -> dict[str, Any]:
+        return train(processes, tmp_path, "gpt2", per_device_train_batch_size=8 // processes, **settings)
+
+    unbroken = trained(loading)
+    trained(saving, save_strategy="steps", save_steps=3)
+    resumed = trained(loading, resume_from=str(tmp_path / "checkpoint-3"))
+    assert resumed["losses"] == pytest.approx(unbroken["losses"], rel=1e-5)
+    assert resumed["step_sizes"] == pytest.approx(unbroken["step_sizes"], rel=1e-3)
+    assert resumed["counts"]["trials"] == unbroken["counts"]["trials"]
+
+
+def test_ranks_agree_on_uneven_last_batches(tmp_path: Path) -> None:
+    settings = {"gradient_accumulation_steps": 2, "max_steps": 10, "optim_args": "search_rate=inf"}
+    both = train(2, tmp_path, "gpt2", per_device_train_batch_size=4, rows=27, **settings)
+    assert both["counts"]["steps"] == 10
+    assert both["counts"]["trials"] >= 10
+
+
+def test_a_rank_that_breaks_stops_all_and_hangs_none(tmp_path: Path) -> None:
+    both = train(2, tmp_path, "gpt2", per_device_train_batch_size=4, broken=True)
+    assert both["counts"]["steps"] == 6
+    assert both["counts"]["skipped_steps"] == 2

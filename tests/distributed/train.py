@@ -8,11 +8,10 @@ import sys
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from hf_sls import SLSTrainer, SLSTrainingArguments
 from tests.conftest import classification_rows, language_rows, losses, step_sizes, tiny_bert, tiny_gpt2
+from tests.features.cases import shard_on_cpu
 
 
 class BatchNormClassifier(torch.nn.Module):
@@ -38,30 +37,34 @@ MODELS: dict[str, Any] = {
 }
 
 
-def shard_on_cpu(trainer: SLSTrainer) -> None:
-    """Turn FSDP2 on, which Accelerate does for accelerators only."""
-    state = AcceleratorState._shared_state
-    state["distributed_type"] = DistributedType.FSDP
-    state["fsdp_plugin"] = FullyShardedDataParallelPlugin(
-        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["GPT2Block"]
-    )
-    trainer.is_fsdp_enabled = True
+class BrokenOnOneRank(SLSTrainer):
+    """On the last rank, step 2 has a loss of NaN, and the trials of step 4."""
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the loss, or NaN."""
+        loss = super().compute_loss(*args, **kwargs)
+        last = self.args.process_index == self.args.world_size - 1
+        broken = self.state.global_step == 2 or (self.state.global_step == 4 and self.in_trial)
+        return loss * float("nan") if last and broken else loss
 
 
 def main() -> None:
     """Train as the JSON argument says."""
     settings = json.loads(sys.argv[1])
     name, sharded = settings.pop("model"), settings.pop("fsdp2", False)
+    trainer_class = BrokenOnOneRank if settings.pop("broken", False) else SLSTrainer
+    resumed, count = settings.pop("resume_from", None), settings.pop("rows", 64)
     model, rows = MODELS[name]
+    defaults: dict[str, Any] = {"max_steps": 6, "save_strategy": "no"}
     args = SLSTrainingArguments(
-        max_steps=6, logging_steps=1, report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=True, **settings
+        **{**defaults, **settings}, logging_steps=1, report_to="none", disable_tqdm=True, use_cpu=True
     )
-    trainer = SLSTrainer(model=model(), args=args, train_dataset=rows(64))
+    trainer = trainer_class(model=model(), args=args, train_dataset=rows(count))
     if sharded:
         shard_on_cpu(trainer)
     if name == "bert":
         trainer.model_accepts_loss_kwargs = False
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resumed)
     gathered = [torch.zeros(()) for _ in range(args.world_size)]
     checksum = sum(parameter.detach().double().abs().sum() for parameter in trainer.model.parameters()).float()
     if args.world_size > 1 and not sharded:

@@ -1,0 +1,179 @@
+"""Fine-tune on a GLUE task in a plain Accelerate loop: where the closure goes in a loop of your own.
+
+    python glue_scripts/run_glue_no_trainer.py
+    accelerate launch glue_scripts/run_glue_no_trainer.py --task_name mrpc --model_name_or_path bert-base-uncased
+
+Model and data are those of `run_glue.py`. One process or many, DDP or FSDP2, and mixed precision are the choice of
+`accelerate launch`; a run that was stopped goes on from its last epoch with `--resume_from_checkpoint`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from run_glue import DataArguments, ModelArguments, label_settings, predicted
+from tasks import get_task, load_task, official_metric
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    HfArgumentParser,
+    get_scheduler,
+)
+
+from hf_sls import LossClosure, create_optimizer
+
+
+@dataclass
+class LoopArguments:
+    """How to train."""
+
+    output_dir: str = field(default="out", metadata={"help": "Where to write the model, the results, the checkpoint."})
+    optim: str = field(default="adam_sls", metadata={"help": "A line-search optimizer."})
+    num_train_epochs: int = field(default=5, metadata={"help": "Epochs to train for."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Examples in a batch of training."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples in a batch of evaluation."})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches to a step of the optimizer."})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "Clip the gradient to this norm."})
+    weight_decay: float = field(default=0.0, metadata={"help": "Decoupled weight decay."})
+    lr_scheduler_type: str = field(default="linear", metadata={"help": "Schedule of the share of the step taken."})
+    seed: int = field(default=42, metadata={"help": "Seed of the head, the dropout and the order of the data."})
+    resume_from_checkpoint: bool = field(default=False, metadata={"help": "Go on from the checkpoint in output_dir."})
+
+
+def main() -> None:
+    """Run the script."""
+    model_args, data_args, args = HfArgumentParser(
+        (ModelArguments, DataArguments, LoopArguments)
+    ).parse_args_into_dataclasses()
+    accelerator = Accelerator(gradient_accumulation_steps=args.gradient_accumulation_steps)
+    set_seed(args.seed)
+
+    # 1. Data
+    task = get_task(data_args.task_name)
+    splits = ["train", task.evaluation_splits[0]]
+    with accelerator.main_process_first():
+        raw = load_task(task, data_args.data_dir, splits, model_args.cache_dir)
+
+    # 2. Model
+    name = model_args.model_name_or_path
+    config = AutoConfig.from_pretrained(name, finetuning_task=task.name, **label_settings(task))
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    model = AutoModelForSequenceClassification.from_pretrained(name, config=config, ignore_mismatched_sizes=True)
+    model.train()
+
+    # 3. Batches
+    max_length = min(data_args.max_seq_length, tokenizer.model_max_length)
+
+    def loader(split: str, max_samples: int | None, batch_size: int, shuffle: bool) -> DataLoader[Any]:
+        rows: datasets.Dataset = raw[split].select(range(min(max_samples or len(raw[split]), len(raw[split]))))
+        with accelerator.main_process_first():
+            rows = rows.map(
+                lambda batch: tokenizer(*[batch[c] for c in task.columns], truncation=True, max_length=max_length),
+                batched=True,
+                remove_columns=list(task.columns),
+            ).rename_column("label", "labels")
+        return DataLoader(rows, batch_size=batch_size, shuffle=shuffle, collate_fn=DataCollatorWithPadding(tokenizer))
+
+    train_loader = loader("train", data_args.max_train_samples, args.per_device_train_batch_size, shuffle=True)
+    eval_loader = loader(splits[1], data_args.max_eval_samples, args.per_device_eval_batch_size, shuffle=False)
+
+    # 4. Optimizer
+    optimizer = create_optimizer(args.optim, model.parameters(), weight_decay=args.weight_decay)
+    model, optimizer, train_loader, eval_loader = accelerator.prepare(model, optimizer, train_loader, eval_loader)
+    steps_per_epoch = -(-len(train_loader) // args.gradient_accumulation_steps)
+    # Accelerate steps a prepared schedule once for each process.
+    schedule_steps = args.num_train_epochs * steps_per_epoch * accelerator.num_processes
+    scheduler = accelerator.prepare(get_scheduler(args.lr_scheduler_type, optimizer, 0, schedule_steps))
+
+    # 5. Training
+    def compute_loss(batch: dict[str, Tensor]) -> Tensor:
+        return model(**batch).loss
+
+    history: list[dict[str, float]] = []
+    if args.resume_from_checkpoint:
+        checkpoint = last_checkpoint(Path(args.output_dir))
+        accelerator.load_state(str(checkpoint))
+        history = json.loads((checkpoint / "history.json").read_text())
+    metric = official_metric(task, model_args.cache_dir)
+
+    for epoch in range(len(history), args.num_train_epochs):
+        model.train()
+        losses, closure = [], None
+        for batch in train_loader:
+            with accelerator.accumulate(model):
+                closure = closure or LossClosure(model, divisor=args.gradient_accumulation_steps)
+                loss = closure.record(partial(compute_loss, batch))
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+                    closure.arm(optimizer, gradient_norm=norm, max_norm=args.max_grad_norm)
+                    losses.append(float(closure.loss))
+                    closure = None
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad()
+
+        # 6. Evaluation
+        model.eval()
+        logits, labels = [], []
+        for batch in eval_loader:
+            with torch.no_grad():
+                outputs = model(**batch)
+            gathered = accelerator.gather_for_metrics((outputs.logits, batch["labels"]))
+            logits.append(gathered[0].float().cpu())
+            labels.append(gathered[1].cpu())
+        scores = metric(predicted(task, torch.cat(logits).numpy()), torch.cat(labels).numpy())
+        step_size = optimizer.param_groups[0]["step_size"]
+        history.append({"epoch": epoch + 1, "loss": sum(losses) / len(losses), "step_size": step_size, **scores})
+        accelerator.print(history[-1])
+        save_checkpoint(accelerator, Path(args.output_dir), history)
+
+    # 7. Model
+    state_dict = accelerator.get_state_dict(model)
+    accelerator.unwrap_model(model).save_pretrained(
+        args.output_dir, is_main_process=accelerator.is_main_process, state_dict=state_dict
+    )
+    if accelerator.is_main_process:
+        tokenizer.save_pretrained(args.output_dir)
+    accelerator.end_training()
+
+
+def save_checkpoint(accelerator: Accelerator, output_dir: Path, history: list[dict[str, float]]) -> None:
+    """Save under another name first: a run that is killed meanwhile leaves the checkpoint before it."""
+    saving = output_dir / "saving"
+    accelerator.save_state(str(saving))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        (saving / "history.json").write_text(json.dumps(history, indent=2) + "\n")
+        saving.rename(output_dir / f"epoch-{len(history)}")
+        shutil.rmtree(output_dir / f"epoch-{len(history) - 1}", ignore_errors=True)
+    accelerator.wait_for_everyone()
+
+
+def last_checkpoint(output_dir: Path) -> Path:
+    """Return the checkpoint of the latest epoch.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    found = sorted(output_dir.glob("epoch-*"), key=lambda path: int(path.name.removeprefix("epoch-")))
+    if not found:
+        raise FileNotFoundError(f"output_dir={str(output_dir)!r} has no checkpoint epoch-N to resume from.")
+    return found[-1]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""`run_glue_no_trainer.py`: it learns, counts what the closure costs, and resumes as the unbroken run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import run_glue_no_trainer
+from accelerate.state import AcceleratorState, GradientState
+
+from .glue import SCRIPTS, glue_dir
+
+
+def run(monkeypatch: pytest.MonkeyPatch, data: Path, model: Path, output: Path, *more: str) -> list[dict[str, Any]]:
+    where = ["--data_dir", str(data), "--model_name_or_path", str(model), "--output_dir", str(output)]
+    arguments = ["--task_name", "sst2", "--per_device_train_batch_size", "4", *where, *more]
+    monkeypatch.setattr(sys, "argv", ["run_glue_no_trainer.py", *arguments])
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    run_glue_no_trainer.main()
+    last = run_glue_no_trainer.last_checkpoint(output)
+    return json.loads((last / "history.json").read_text())
+
+
+def test_it_learns_and_leaves_a_model(
+    model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = glue_dir(tmp_path / "data", "sst2")
+    history = run(monkeypatch, data, model_dir, tmp_path / "out", "--num_train_epochs", "12")
+    assert history[-1]["loss"] < 0.7 * history[0]["loss"]
+    assert history[-1]["accuracy"] == 1.0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert len(list((tmp_path / "out").glob("epoch-*"))) == 1
+
+
+@pytest.mark.parametrize("more", [[], ["--gradient_accumulation_steps", "2"]], ids=str)
+def test_a_resumed_run_is_the_unbroken_run(
+    more: list[str],
+    model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = glue_dir(tmp_path / "data", "sst2")
+    constant = ["--lr_scheduler_type", "constant", *more]
+    unbroken = run(monkeypatch, data, model_dir, tmp_path / "a", "--num_train_epochs", "4", *constant)
+    run(monkeypatch, data, model_dir, tmp_path / "b", "--num_train_epochs", "2", *constant)
+    resume = ["--num_train_epochs", "4", "--resume_from_checkpoint", *constant]
+    assert run(monkeypatch, data, model_dir, tmp_path / "b", *resume) == unbroken
+
+
+def test_there_must_be_a_checkpoint_to_resume_from(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="has no checkpoint"):
+        run_glue_no_trainer.last_checkpoint(tmp_path)
+
+
+def test_two_processes_run_it(model_dir: Path, tmp_path: Path) -> None:
+    data = glue_dir(tmp_path / "data", "sst2")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    script = [str(SCRIPTS / "run_glue_no_trainer.py"), "--task_name", "sst2", "--data_dir", str(data)]
+    size = ["--per_device_train_batch_size", "2", "--num_train_epochs", "2"]
+    finished = subprocess.run(
+        [*launch, *script, *size, "--model_name_or_path", str(model_dir), "--output_dir", str(tmp_path / "out")],
+        env={**os.environ, "PYTHONPATH": str(SCRIPTS.parent), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert finished.stdout.count("'loss'") == 2
