@@ -234,7 +234,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         self._armed = (closure, loss, gradient_scale)
 
     def disarm(self) -> None:
-        """Forget the closure handed over by `arm`; a step that never came, left out by a gradient scaler, is counted."""
+        """Forget the closure handed over by `arm`; a step that a gradient scaler left out is counted."""
         if self._armed is not None:
             self._armed = None
             self._count(SearchReport("non_finite", self.param_groups[0]["step_size"]))
