@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
-    BertTokenizerFast,
     GPT2Config,
     GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
     set_seed,
 )
 
@@ -138,8 +139,12 @@ def step_sizes(trainer: SLSTrainer) -> list[float]:
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny BERT with a tokenizer, on disk as `from_pretrained` wants it."""
     path = tmp_path_factory.mktemp("model")
-    (path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", '"', *WORDS]))
-    BertTokenizerFast(vocab_file=str(path / "vocab.txt"), model_max_length=32).save_pretrained(path)
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", '"', *WORDS])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=32, **special).save_pretrained(path)
     set_seed(0)
     config = BertConfig(
         vocab_size=6 + len(WORDS),
