@@ -19,7 +19,7 @@ from typing import Any
 import datasets
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DataLoaderConfiguration, set_seed
 from run_glue import DataArguments, ModelArguments, label_settings, predicted
 from tasks import get_task, load_task, official_metric
 from torch import Tensor
@@ -58,7 +58,12 @@ def main() -> None:
     model_args, data_args, args = HfArgumentParser(
         (ModelArguments, DataArguments, LoopArguments)
     ).parse_args_into_dataclasses()
-    accelerator = Accelerator(gradient_accumulation_steps=args.gradient_accumulation_steps)
+    output_dir = Path(args.output_dir)
+    checkpoint = checkpoint_to_resume(output_dir, args.resume_from_checkpoint)
+    accelerator = Accelerator(
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+    )
     set_seed(args.seed)
 
     # 1. Data
@@ -68,11 +73,17 @@ def main() -> None:
         raw = load_task(task, data_args.data_dir, splits, model_args.cache_dir)
 
     # 2. Model
-    name = model_args.model_name_or_path
-    config = AutoConfig.from_pretrained(name, finetuning_task=task.name, **label_settings(task))
-    tokenizer = AutoTokenizer.from_pretrained(name)
-    model = AutoModelForSequenceClassification.from_pretrained(name, config=config, ignore_mismatched_sizes=True)
-    model.train()
+    name, common = (
+        model_args.model_name_or_path,
+        {"cache_dir": model_args.cache_dir, "revision": model_args.model_revision},
+    )
+    config = AutoConfig.from_pretrained(
+        model_args.config_name or name, finetuning_task=task.name, **label_settings(task), **common
+    )
+    tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or name, **common)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        name, config=config, ignore_mismatched_sizes=True, **common
+    )
 
     # 3. Batches
     max_length = min(data_args.max_seq_length, tokenizer.model_max_length)
@@ -103,24 +114,30 @@ def main() -> None:
         return model(**batch).loss
 
     history: list[dict[str, float]] = []
-    if args.resume_from_checkpoint:
-        checkpoint = last_checkpoint(Path(args.output_dir))
+    if checkpoint is not None:
         accelerator.load_state(str(checkpoint))
         history = json.loads((checkpoint / "history.json").read_text())
     metric = official_metric(task, model_args.cache_dir)
 
     for epoch in range(len(history), args.num_train_epochs):
         model.train()
-        losses, closure = [], None
+        train_loader.set_epoch(epoch)
+        losses: list[Tensor] = []
+        closure: LossClosure | None = None
         for batch in train_loader:
             with accelerator.accumulate(model):
-                closure = closure or LossClosure(model, divisor=args.gradient_accumulation_steps)
+                closure = closure or LossClosure(
+                    model, divisor=args.gradient_accumulation_steps, keep_masks=optimizer.optimizer.search_due
+                )
                 loss = closure.record(partial(compute_loss, batch))
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
-                    norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-                    closure.arm(optimizer, gradient_norm=norm, max_norm=args.max_grad_norm)
-                    losses.append(float(closure.loss))
+                    if args.max_grad_norm > 0:
+                        norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+                        closure.arm(optimizer, gradient_norm=norm, max_norm=args.max_grad_norm)
+                    else:
+                        closure.arm(optimizer)
+                    losses.append(closure.loss)
                     closure = None
                 optimizer.step()
                 scheduler.step()
@@ -137,9 +154,10 @@ def main() -> None:
             labels.append(gathered[1].cpu())
         scores = metric(predicted(task, torch.cat(logits).numpy()), torch.cat(labels).numpy())
         step_size = optimizer.param_groups[0]["step_size"]
-        history.append({"epoch": epoch + 1, "loss": sum(losses) / len(losses), "step_size": step_size, **scores})
+        mean_loss = float(torch.stack(losses).mean())
+        history.append({"epoch": epoch + 1, "loss": mean_loss, "step_size": step_size, **scores})
         accelerator.print(history[-1])
-        save_checkpoint(accelerator, Path(args.output_dir), history)
+        save_checkpoint(accelerator, output_dir, history)
 
     # 7. Model
     state_dict = accelerator.get_state_dict(model)
@@ -154,6 +172,9 @@ def main() -> None:
 def save_checkpoint(accelerator: Accelerator, output_dir: Path, history: list[dict[str, float]]) -> None:
     """Save under another name first: a run that is killed meanwhile leaves the checkpoint before it."""
     saving = output_dir / "saving"
+    if accelerator.is_main_process:
+        shutil.rmtree(saving, ignore_errors=True)
+    accelerator.wait_for_everyone()
     accelerator.save_state(str(saving))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -163,16 +184,22 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, history: list[di
     accelerator.wait_for_everyone()
 
 
-def last_checkpoint(output_dir: Path) -> Path:
-    """Return the checkpoint of the latest epoch.
+def checkpoint_to_resume(output_dir: Path, resume: bool) -> Path | None:
+    """Return the checkpoint of the latest epoch, or `None` for a new run.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is none to resume from.
+        FileExistsError: there is one, and it is not to be resumed from.
     """
     found = sorted(output_dir.glob("epoch-*"), key=lambda path: int(path.name.removeprefix("epoch-")))
-    if not found:
+    if resume and not found:
         raise FileNotFoundError(f"output_dir={str(output_dir)!r} has no checkpoint epoch-N to resume from.")
-    return found[-1]
+    if found and not resume:
+        raise FileExistsError(
+            f"output_dir={str(output_dir)!r} has the checkpoint {found[-1].name} of another run: "
+            "go on with it (--resume_from_checkpoint), remove it, or name another output_dir."
+        )
+    return found[-1] if found else None
 
 
 if __name__ == "__main__":

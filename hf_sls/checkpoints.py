@@ -24,17 +24,13 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | bool | None:
         The path of the latest complete checkpoint; `None`, start from the beginning, where none is complete; `True`,
         as asked, where there is none at all, for the Trainer to refuse.
     """
-    checkpoints = sorted(Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_step, reverse=True)
-    for checkpoint in checkpoints:
+    found = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    checkpoints = [path for path in found if path.is_dir() and path.name.rpartition("-")[2].isdecimal()]
+    for checkpoint in sorted(checkpoints, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
         if _is_complete(checkpoint):
             return str(checkpoint)
         logger.warning(f"{checkpoint} is not complete: its run ended while saving it. It is passed over.")
     return None if checkpoints else True
-
-
-def _step(checkpoint: Path) -> int:
-    number = checkpoint.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
-    return int(number) if number.isdecimal() else -1
 
 
 def _is_complete(checkpoint: Path) -> bool:

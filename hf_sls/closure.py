@@ -34,10 +34,11 @@ class LossClosure:
 
     Args:
         model: the model as it is called in training, wrapped or not.
-        divisor: what the sum over the micro-batches is divided by, positive; what `Accelerator.backward` divides each
-            loss by is `accelerator.gradient_accumulation_steps`.
-        keep_masks: whether to keep the dropout masks for the trials, on a CPU, where drawing them again is slow;
-            `optimizer.search_due` says whether there will be any trials.
+        divisor: divides the sum over the micro-batches, positive. Pass what the loop divides each loss by before
+            backward: under Accelerate `accelerator.gradient_accumulation_steps`, for a shorter last window too.
+        keep_masks: whether to keep the dropout masks for the trials, on a CPU, where drawing them again is slow; a byte
+            for each activation dropped, of the whole window. `search_due` of the line-search optimizer says whether
+            there will be any trials.
 
     Raises:
         ValueError: `divisor` is not positive.
@@ -81,7 +82,7 @@ class LossClosure:
             self._loss = self._total(self._losses)
         return self._loss
 
-    def arm(self, optimizer: Any, gradient_norm: Tensor | float = 0.0, max_norm: float = 1.0) -> None:
+    def arm(self, optimizer: Any, gradient_norm: Tensor | float | None = None, max_norm: float | None = None) -> None:
         """Hand this closure to the next `step()` of the optimizer, which its loop calls without one.
 
         Args:
@@ -89,9 +90,19 @@ class LossClosure:
             gradient_norm: what `clip_grad_norm_` returned, when the gradients were clipped; the slope is scaled back by
                 it.
             max_norm: what the gradients were clipped to.
+
+        Raises:
+            ValueError: only one of `gradient_norm` and `max_norm` is given, or `max_norm` is not positive.
         """
-        norm = gradient_norm.full_tensor() if isinstance(gradient_norm, DTensor) else gradient_norm
-        scale = torch.clamp((torch.as_tensor(norm) + 1e-6) / max_norm, min=1.0)
+        scale: Tensor | float = 1.0
+        if gradient_norm is not None and max_norm is not None and max_norm > 0:
+            norm = gradient_norm.full_tensor() if isinstance(gradient_norm, DTensor) else gradient_norm
+            scale = torch.clamp((torch.as_tensor(norm) + 1e-6) / max_norm, min=1.0)
+        elif gradient_norm is not None or max_norm is not None:
+            raise ValueError(
+                f"gradient_norm={gradient_norm!r} and max_norm={max_norm!r} are not allowed: of gradients that were "
+                "clipped both are needed, max_norm above 0; of others neither."
+            )
         getattr(optimizer, "optimizer", optimizer).arm(self, self.loss, gradient_scale=scale)
 
     def rebase(self) -> None:

@@ -27,7 +27,7 @@ class DrawnMasks:
     """
 
     def __init__(self) -> None:
-        self._drawn: list[tuple[Tensor, Tensor]] = []
+        self._drawn: list[tuple[Tensor, tuple[Any, ...], Tensor]] = []
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
@@ -37,17 +37,17 @@ class DrawnMasks:
 
     @contextmanager
     def repeating(self) -> Iterator[None]:
-        """Draw the same masks in the block, in the same order; from one of another shape on, draw as ever."""
+        """Draw the same masks in the block, in the same order; from a different one on, draw as ever."""
         left = iter(self._drawn)
 
         def repeat(tensor: Tensor, *args: Any) -> None:
             nonlocal left
             drawn = next(left, None)
-            if drawn is None or drawn[0].shape != tensor.shape:
+            if drawn is None or (drawn[0].shape, drawn[1]) != (tensor.shape, args):
                 left = iter(())
                 torch.ops.aten.bernoulli_.float(tensor, *args)
             else:
-                mask, generator_state = drawn
+                mask, _, generator_state = drawn
                 tensor.copy_(mask)
                 torch.set_rng_state(generator_state)
 
@@ -56,11 +56,19 @@ class DrawnMasks:
 
     def _draw(self, tensor: Tensor, *args: Any) -> None:
         torch.ops.aten.bernoulli_.float(tensor, *args)
-        self._drawn.append((tensor.bool(), torch.get_rng_state()))
+        if not _in_backward():
+            self._drawn.append((tensor.bool(), args, torch.get_rng_state()))
 
 
 class _Bernoulli(TorchDispatchMode):
     """Puts `draw` in the place of `tensor.bernoulli_(p)` for CPU tensors and the default generator."""
+
+    supports_higher_order_operators = True
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Whether torch may go on compiling what is called in the block."""
+        return True
 
     def __init__(self, draw: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -74,10 +82,21 @@ class _Bernoulli(TorchDispatchMode):
         return args[0]
 
 
+def _in_backward() -> bool:
+    """Whether autograd is at work: what gradient checkpointing draws again there is drawn already."""
+    return torch._C._current_graph_task_id() != -1
+
+
 def can_be_kept(model: nn.Module) -> bool:
-    """Whether the model draws its masks where `DrawnMasks` sees it: on a CPU, and not in compiled code."""
-    on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
-    return on_cpu and not any(
-        isinstance(module, torch._dynamo.OptimizedModule) or module._compiled_call_impl is not None
+    """Whether the model draws its masks where `DrawnMasks` sees it, and memory is not what it was told to save.
+
+    That is on a machine without an accelerator, not in compiled code, and without gradient checkpointing.
+    """
+    if torch.accelerator.is_available() or any(parameter.device.type != "cpu" for parameter in model.parameters()):
+        return False
+    return not any(
+        isinstance(module, torch._dynamo.OptimizedModule)
+        or module._compiled_call_impl is not None
+        or getattr(module, "gradient_checkpointing", False)
         for module in model.modules()
     )

@@ -17,6 +17,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+import torch.distributed
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
@@ -30,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 _DEFAULT_LEARNING_RATE = 5e-5
 _MISSING = object()
+_NOT_OF_THE_FILE = (torch.OutOfMemoryError, torch.distributed.DistBackendError)
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Base
@@ -86,7 +90,7 @@ class LineSearchTrainerMixin(_Base):
 
     def _wants_line_search(self) -> bool:
         if self.optimizer is not None:
-            return isinstance(self.optimizer, LineSearchOptimizer)
+            return self.line_search_optimizer is not None
         if getattr(self, "optimizer_cls_and_kwargs", None) is not None:
             return issubclass(self.optimizer_cls_and_kwargs[0], LineSearchOptimizer)
         return is_line_search(self.args.optim)
@@ -139,14 +143,20 @@ class LineSearchTrainerMixin(_Base):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as the Trainer does; `resume_from_checkpoint=True` takes the latest checkpoint that is complete."""
         if resume_from_checkpoint is True and self._wants_line_search():
-            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+            found = gather_object([last_complete_checkpoint(self.args.output_dir)])
+            if len(set(found)) > 1:
+                raise ValueError(
+                    f"resume_from_checkpoint=True: the processes see different checkpoints as the last complete one, "
+                    f"{', '.join(map(repr, found))}. Name one that all of them have."
+                )
+            resume_from_checkpoint = found[0]
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         try:
             super()._load_optimizer_and_scheduler(checkpoint)
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            if self.line_search_optimizer is None:
+            if self.line_search_optimizer is None or isinstance(error, _NOT_OF_THE_FILE):
                 raise
             raise ValueError(
                 f"resume_from_checkpoint={checkpoint!r}: the state of its optimizer or schedule cannot be read "
@@ -238,6 +248,12 @@ class LineSearchTrainerMixin(_Base):
             return norm
 
         return clip
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Count a step that the gradient scaler has left out before it is logged or saved."""
+        if self.line_search_optimizer is not None:
+            self.line_search_optimizer.skip()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     # ---- Logs ----
 

@@ -116,3 +116,10 @@ def test_an_accelerate_loop_takes_the_steps_of_the_whole_batch(max_norm: float) 
 def test_a_divisor_has_to_be_positive() -> None:
     with pytest.raises(ValueError, match="divisor=0 is not allowed"):
         LossClosure(nn.Linear(1, 1), divisor=0)
+
+
+@pytest.mark.parametrize("given", [{"gradient_norm": 2.0}, {"max_norm": 1.0}, {"gradient_norm": 2.0, "max_norm": 0.0}])
+def test_a_norm_needs_what_it_was_clipped_to(given: dict[str, float]) -> None:
+    model = nn.Linear(1, 1)
+    with pytest.raises(ValueError, match="both are needed"):
+        LossClosure(model).arm(create_optimizer("adam_sls", model.parameters()), **given)

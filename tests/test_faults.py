@@ -235,11 +235,20 @@ def test_the_trainer_refuses_to_resume_from_nothing_as_ever(arguments: Any, tmp_
         trained(arguments, resume=True)
 
 
+def test_a_trainer_that_has_trained_passes_over_a_partial_checkpoint_too(arguments: Any, tmp_path: Path) -> None:
+    trainer = trained(arguments)
+    (tmp_path / "run" / "checkpoint-6" / "trainer_state.json").unlink()
+    trainer.train(resume_from_checkpoint=True)
+    assert len(losses(trainer)) == 6
+
+
 def test_only_the_last_complete_checkpoint_counts(tmp_path: Path) -> None:
     for step, state in ((9, "{}"), (10, "{}"), (11, '{"epo'), (12, None)):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if state is not None:
             (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    (tmp_path / "checkpoint-best").mkdir()
+    (tmp_path / "checkpoint-best" / "trainer_state.json").write_text("{}")
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from hf_sls.masks import DrawnMasks, can_be_kept
 
@@ -68,6 +69,37 @@ def test_another_shape_is_drawn_as_ever() -> None:
         shorter = F.dropout(torch.ones(5))
     torch.set_rng_state(state)
     assert torch.equal(shorter, F.dropout(torch.ones(5)))
+
+
+def test_another_rate_is_drawn_as_ever() -> None:
+    masks, inputs = DrawnMasks(), torch.ones(64)
+    state = torch.get_rng_state()
+    with masks.drawing():
+        F.dropout(inputs, 0.2)
+    torch.set_rng_state(state)
+    with masks.repeating():
+        found = F.dropout(inputs, 0.7)
+    torch.set_rng_state(state)
+    assert torch.equal(found, F.dropout(inputs, 0.7))
+
+
+def test_what_is_compiled_inside_stays_compiled() -> None:
+    @torch.compile(fullgraph=True, backend="eager")
+    def doubled(x: torch.Tensor) -> torch.Tensor:
+        return torch.cond(x.sum() > 0, lambda x: 2 * x, lambda x: 3 * x, (x,))
+
+    inputs, masks = torch.ones(8), DrawnMasks()
+    with masks.drawing():
+        first = F.dropout(doubled(inputs))
+    with masks.repeating():
+        assert torch.equal(F.dropout(doubled(inputs)), first)
+
+
+def test_what_backward_draws_again_is_not_kept() -> None:
+    masks, inputs = DrawnMasks(), torch.ones(8, requires_grad=True)
+    with masks.drawing():
+        checkpoint(F.dropout, inputs, use_reentrant=False).sum().backward()
+    assert len(masks._drawn) == 1
 
 
 def test_compiled_models_keep_none() -> None:

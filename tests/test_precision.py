@@ -59,11 +59,12 @@ def test_a_gradient_scaler_changes_nothing(
 
 def test_a_step_that_the_scaler_skips_skips_the_search(arguments: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = SLSTrainer(model=tiny_bert(), args=arguments(max_steps=8), train_dataset=classification_rows())
-    callback = Scaling(spoiled=(2, 5))
+    callback = Scaling(spoiled=(2, 7))
     scaled(trainer, callback, monkeypatch)
     trainer.train()
     counts = trainer.line_search_optimizer.counts
-    assert (counts["steps"], counts["skipped_steps"]) == (8, 2)
+    assert (counts["steps"], counts["searches"], counts["skipped_steps"]) == (8, 6, 2)
+    assert trainer.line_search_optimizer.last_report.outcome == "non_finite"
     assert trainer.accelerator.scaler.get_scale() == 2.0**8
     for step, (before, after) in enumerate(zip(callback.parameters, callback.parameters[1:])):
         unchanged = all(torch.equal(x, y) for x, y in zip(before, after))

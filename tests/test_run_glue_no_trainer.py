@@ -24,7 +24,7 @@ def run(monkeypatch: pytest.MonkeyPatch, data: Path, model: Path, output: Path, 
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     run_glue_no_trainer.main()
-    last = run_glue_no_trainer.last_checkpoint(output)
+    last = run_glue_no_trainer.checkpoint_to_resume(output, resume=True)
     return json.loads((last / "history.json").read_text())
 
 
@@ -56,18 +56,24 @@ def test_a_resumed_run_is_the_unbroken_run(
     assert run(monkeypatch, data, model_dir, tmp_path / "b", *resume) == unbroken
 
 
-def test_there_must_be_a_checkpoint_to_resume_from(tmp_path: Path) -> None:
+def test_a_checkpoint_is_neither_missed_nor_overwritten(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="has no checkpoint"):
-        run_glue_no_trainer.last_checkpoint(tmp_path)
+        run_glue_no_trainer.checkpoint_to_resume(tmp_path, resume=True)
+    assert run_glue_no_trainer.checkpoint_to_resume(tmp_path, resume=False) is None
+    for epoch in (9, 10):
+        (tmp_path / f"epoch-{epoch}").mkdir()
+    with pytest.raises(FileExistsError, match="epoch-10 of another run"):
+        run_glue_no_trainer.checkpoint_to_resume(tmp_path, resume=False)
+    assert run_glue_no_trainer.checkpoint_to_resume(tmp_path, resume=True) == tmp_path / "epoch-10"
 
 
-def test_two_processes_run_it(model_dir: Path, tmp_path: Path) -> None:
-    data = glue_dir(tmp_path / "data", "sst2")
+def launched(data: Path, model: Path, output: Path, *more: str) -> list[str]:
+    """Run the script on two processes and return what it printed of its epochs."""
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     script = [str(SCRIPTS / "run_glue_no_trainer.py"), "--task_name", "sst2", "--data_dir", str(data)]
-    size = ["--per_device_train_batch_size", "2", "--num_train_epochs", "2"]
+    size = ["--per_device_train_batch_size", "2", "--lr_scheduler_type", "constant"]
     finished = subprocess.run(
-        [*launch, *script, *size, "--model_name_or_path", str(model_dir), "--output_dir", str(tmp_path / "out")],
+        [*launch, *script, *size, "--model_name_or_path", str(model), "--output_dir", str(output), *more],
         env={**os.environ, "PYTHONPATH": str(SCRIPTS.parent), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -75,4 +81,13 @@ def test_two_processes_run_it(model_dir: Path, tmp_path: Path) -> None:
         timeout=200,
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
-    assert finished.stdout.count("'loss'") == 2
+    return [line for line in finished.stdout.splitlines() if "'loss'" in line]
+
+
+def test_two_processes_resume_too(model_dir: Path, tmp_path: Path) -> None:
+    data = glue_dir(tmp_path / "data", "sst2")
+    unbroken = launched(data, model_dir, tmp_path / "a", "--num_train_epochs", "3")
+    first = launched(data, model_dir, tmp_path / "b", "--num_train_epochs", "2")
+    second = launched(data, model_dir, tmp_path / "b", "--num_train_epochs", "3", "--resume_from_checkpoint")
+    assert first + second == unbroken
+    assert len(unbroken) == 3

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import transformers
+import transformers.trainer
 from transformers import Seq2SeqTrainer, TrainingArguments
 
 from hf_sls import LineSearchTrainerMixin, SLSTrainer
@@ -23,7 +23,8 @@ class SLSSeq2SeqTrainer(LineSearchTrainerMixin, Seq2SeqTrainer):
     """The mixin on the other trainer that the tests use."""
 
 
-transformers.Trainer = transformers.trainer.Trainer = SLSTrainer
+transformers.trainer.Trainer = SLSTrainer
+transformers.Trainer = SLSTrainer
 transformers.Seq2SeqTrainer = SLSSeq2SeqTrainer
 
 if (optim := os.environ.get("HF_SLS_OPTIM")) is not None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 _CHUNK_ON_CPU = 2**18
 _CHUNK_ELSEWHERE = 2**22
+_HALF = (torch.float16, torch.bfloat16)
 
 
 def _chunk(tensor: Tensor) -> int:
@@ -37,19 +38,18 @@ def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
 
     Half-precision tensors are multiplied in fp32, so that the sum does not lose the small terms.
     """
-    if not left:
-        return torch.zeros(())
     return total([torch.dot(_flat(x), _flat(y)) for x, y in zip(left, right)])
 
 
 def square_sum(tensors: list[Tensor]) -> Tensor:
     """Return `||x||^2` over a list of tensors as a 0-dim tensor, not finite where one of their values is not.
 
-    On a CPU a product with itself is several times faster than torch's norm; elsewhere a launch for each tensor is not.
+    On a CPU a product with itself is several times faster than torch's norm; not so elsewhere, where each tensor is a
+    launch, nor in half precision.
     """
-    if tensors and tensors[0].device.type != "cpu":
-        return total([_flat(norm) ** 2 for norm in torch._foreach_norm(tensors)])
-    return dot(tensors, tensors)
+    if all(tensor.device.type == "cpu" and tensor.dtype not in _HALF for tensor in tensors):
+        return dot(tensors, tensors)
+    return total([_flat(norm) ** 2 for norm in torch._foreach_norm(tensors)])
 
 
 def dot_difference(left: Sequence[Tensor], minuend: Sequence[Tensor], subtrahend: Sequence[Tensor]) -> Tensor:
@@ -57,7 +57,7 @@ def dot_difference(left: Sequence[Tensor], minuend: Sequence[Tensor], subtrahend
 
     Every difference is written over the one before it, on a CPU while that is still in the cache.
     """
-    size = max(tensor.numel() for tensor in left)
+    size = max((tensor.numel() for tensor in left), default=0)
     scratch: dict[tuple[torch.device, torch.dtype], Tensor] = {}
     products = []
     for x, y, z in zip(left, minuend, subtrahend):
@@ -71,13 +71,15 @@ def dot_difference(left: Sequence[Tensor], minuend: Sequence[Tensor], subtrahend
 
 
 def total(scalars: Sequence[Tensor]) -> Tensor:
-    """Return the sum of 0-dim tensors, on the device of the first."""
+    """Return the sum of 0-dim tensors, on the device of the first; 0 of none."""
+    if not scalars:
+        return torch.zeros(())
     return torch.stack([scalar.to(scalars[0].device) for scalar in scalars]).sum()
 
 
 def _flat(tensor: Tensor) -> Tensor:
     flat = tensor.reshape(-1)
-    return flat.float() if tensor.dtype in (torch.float16, torch.bfloat16) else flat
+    return flat.float() if tensor.dtype in _HALF else flat
 
 
 def to_floats(*scalars: Tensor | float) -> list[float]:
@@ -85,5 +87,7 @@ def to_floats(*scalars: Tensor | float) -> list[float]:
     tensors = [s for s in scalars if isinstance(s, Tensor)]
     if not tensors:
         return [float(s) for s in scalars]
-    stacked = torch.stack([torch.as_tensor(s, device=tensors[0].device, dtype=torch.float64) for s in scalars])
+    device = tensors[0].device
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    stacked = torch.stack([torch.as_tensor(s, device=device, dtype=dtype) for s in scalars])
     return stacked.tolist()

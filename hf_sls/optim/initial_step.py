@@ -121,8 +121,8 @@ class ParabolaMinimum(InitialStep):
 
         S := B S + (1 - B) s        Q := B Q + (1 - B) q        aim = share * S / (2 Q / (1 - B^n))
 
-    The next step is the aim, but between `shrink` and `growth` times the last, also after a search without an accepted
-    trial: one batch that cannot be searched does not cost the step size. One trial a search says in which
+    The next step is the aim, but between `shrink` and `growth` times the last, also after a later search without an
+    accepted trial: one batch that cannot be searched does not cost the step size. One trial a search says in which
     direction the step size is wrong, and by how much; where c is at most `1 - share / 2` the criterion is met on
     average, and only guards.
 

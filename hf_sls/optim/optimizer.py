@@ -170,6 +170,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 )
         super().load_state_dict(state_dict)
         self._report = self._unread = self._skips = None
+        self.disarm()
         for parameter, state in self.state.items():
             state.update({name: value.to(parameter.device) for name, value in state.items()})
 
@@ -191,10 +192,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """Count the steps without a search that were skipped; until here the device has kept the count."""
         if self._skips is not None:
             skips, self._skips = int(self._skips), None
-            for group in self.param_groups:
-                counts = group["line_search"]["counts"]
-                counts = {**counts, "skipped_steps": counts["skipped_steps"] + skips}
-                group["line_search"] = {**group["line_search"], "counts": counts}
+            self._add_to_counts(skipped_steps=skips)
 
     @property
     def search_due(self) -> bool:
@@ -230,14 +228,23 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             closure: as for `step`.
             loss: the loss that the gradients in `.grad` belong to.
             gradient_scale: true gradient over `.grad`, above 1 when the gradient was clipped; it scales the slope back.
+
+        A closure that is still armed for another step is one whose step a gradient scaler left out; see `skip`.
         """
+        if self._armed is not None and self._armed[0] is not closure:
+            self.skip()
         self._armed = (closure, loss, gradient_scale)
 
     def disarm(self) -> None:
-        """Forget the closure handed over by `arm`; a step that a gradient scaler left out is counted."""
+        """Forget the closure handed over by `arm`."""
+        self._armed = None
+
+    def skip(self) -> None:
+        """Count the step that a closure is armed for as skipped: the gradient scaler of fp16 has left it out."""
         if self._armed is not None:
-            self._armed = None
-            self._count(SearchReport("non_finite", self.param_groups[0]["step_size"]))
+            self.disarm()
+            self._add_to_counts(steps=1, skipped_steps=1)
+            self._report, self._unread = SearchReport("non_finite", self.param_groups[0]["step_size"]), None
 
     @torch.no_grad()
     def step(  # type: ignore[override]
@@ -263,7 +270,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         gradient_scale: Tensor | float = 1.0
         if closure is None and self._armed is not None:
             closure, loss, gradient_scale = self._armed
-        self._armed = None
+        self.disarm()
         if closure is None:
             if all(float(group["lr"]) == 0 for group in self.param_groups):
                 self._move(self.param_groups)
@@ -413,16 +420,18 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     def _count(self, report: SearchReport) -> None:
         accepted = report.outcome == "accepted"
-        events = {
-            "steps": 1,
-            "searches": int(report.outcome != "not_searched"),
-            "trials": report.trials,
-            "backtracks": report.backtracks,
-            "skipped_steps": int(not accepted and report.outcome != "not_searched"),
-            "loss_decrease": report.loss_decrease if accepted else 0.0,
-        }
+        self._add_to_counts(
+            steps=1,
+            searches=int(report.outcome != "not_searched"),
+            trials=report.trials,
+            backtracks=report.backtracks,
+            skipped_steps=int(not accepted and report.outcome != "not_searched"),
+            loss_decrease=report.loss_decrease if accepted else 0.0,
+        )
+
+    def _add_to_counts(self, **events: float) -> None:
         for group in self.param_groups:
-            counts = {name: count + events[name] for name, count in group["line_search"]["counts"].items()}
+            counts = {name: count + events.get(name, 0) for name, count in group["line_search"]["counts"].items()}
             group["line_search"] = {**group["line_search"], "counts": counts}
 
     def _searched_indices(self) -> list[int]:

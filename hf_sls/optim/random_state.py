@@ -30,7 +30,7 @@ class RandomState:
 
     @classmethod
     def capture(cls, devices: Iterable[torch.device] = ()) -> RandomState:
-        """Take a snapshot. `devices` are those whose generators count beside the CPU's; CPU and meta ones are ignored.
+        """Take a snapshot. `devices` are those whose generators count beside the CPU's and the current accelerator's.
 
         numpy's state is part of it when numpy has been imported (SpecAugment and LayerDrop draw from it).
         """
@@ -40,8 +40,8 @@ class RandomState:
             numpy=numpy.random.get_state() if numpy else None,
             cpu=torch.get_rng_state(),
             devices={
-                device: torch.get_device_module(device).get_rng_state(device)
-                for device in set(devices)
+                device: torch.get_device_module(device).get_rng_state(*_which(device))
+                for device in {*devices, *_current_accelerator()}
                 if device.type not in ("cpu", "meta")
             },
         )
@@ -53,4 +53,17 @@ class RandomState:
             sys.modules["numpy"].random.set_state(self.numpy)
         torch.set_rng_state(self.cpu)
         for device, state in self.devices.items():
-            torch.get_device_module(device).set_rng_state(state, device)
+            torch.get_device_module(device).set_rng_state(state, *_which(device))
+
+
+def _current_accelerator() -> list[torch.device]:
+    """Return the device that a forward pass runs on though the parameters wait on the CPU, as FSDP2 may have it."""
+    if not torch.accelerator.is_available():
+        return []
+    kind = torch.accelerator.current_accelerator()
+    return [] if kind is None else [torch.device(kind.type, torch.accelerator.current_device_index())]
+
+
+def _which(device: torch.device) -> tuple[torch.device, ...]:
+    """Return the argument that names the device; there is one MPS device only, and its functions take none."""
+    return () if device.type == "mps" else (device,)

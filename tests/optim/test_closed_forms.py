@@ -308,4 +308,5 @@ def test_the_parabola_warms_up_and_changes_by_little() -> None:
     steep = SearchResult(0.4, 1.0 - 2.0 * 0.4 + 1e6 * 0.4**2, 1, "accepted")
     assert rule.searched(1.0, 2.0, steep, memory)["next"] == pytest.approx(0.2)
     failed = SearchResult(0.01, 2.0, 20, "exhausted")
-    assert rule.searched(1.0, 2.0, failed, memory)["next"] == 0.01
+    assert rule.searched(1.0, 2.0, failed, memory)["next"] == pytest.approx(0.5 * memory["next"])
+    assert rule.searched(1.0, 2.0, failed, rule.new_memory())["next"] == 0.01

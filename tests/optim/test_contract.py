@@ -278,6 +278,21 @@ def test_an_armed_closure_serves_one_step(member: str) -> None:
         optimizer.step()
 
 
+def test_a_step_that_never_came_is_counted_when_the_next_is_armed() -> None:
+    model = Network()
+    optimizer = create_optimizer("adam_sls", model.parameters())
+    for number, closure in enumerate(model.closures(3)):
+        optimizer.zero_grad()
+        loss = closure()
+        loss.backward()
+        optimizer.arm(closure, loss)
+        optimizer.arm(closure, loss, gradient_scale=2.0)
+        if number == 2:
+            optimizer.step()
+    counts = optimizer.counts
+    assert (counts["steps"], counts["skipped_steps"], counts["searches"]) == (3, 2, 1)
+
+
 @every_member
 def test_gradient_scale_restores_the_slope_of_a_clipped_gradient(member: str) -> None:
     slopes = []
