@@ -73,9 +73,10 @@ def test_a_killed_run_ends_like_the_unbroken_one(optim: str, arguments: Any, tmp
     duration = time.monotonic() - start
     unbroken = torch.load(tmp_path / "unbroken" / "end.pt")
     moments = random.Random(optim)
-    killed = incomplete = 0
-    for number in range(KILLS_OF_EACH):
-        output_dir = tmp_path / str(number)
+    runs = killed = incomplete = 0
+    while killed < KILLS_OF_EACH:
+        output_dir = tmp_path / str(runs)
+        runs += 1
         killed += in_a_child(moments.uniform(0.1, 0.95) * duration, optim, output_dir, arguments) == -signal.SIGKILL
         last = get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
         incomplete += last is not None and not (Path(last) / "trainer_state.json").is_file()
@@ -83,5 +84,4 @@ def test_a_killed_run_ends_like_the_unbroken_one(optim: str, arguments: Any, tmp
         end = torch.load(output_dir / "end.pt")
         assert end["losses"][:STEPS] == unbroken["losses"]
         assert all(torch.equal(value, unbroken["parameters"][name]) for name, value in end["parameters"].items())
-    print(f"{optim}: {killed} of {KILLS_OF_EACH} killed, {incomplete} of them while saving")
-    assert killed > KILLS_OF_EACH // 2
+    print(f"{optim}: {killed} of {runs} runs killed before their end, {incomplete} of them while saving")
