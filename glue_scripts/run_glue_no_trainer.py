@@ -73,10 +73,8 @@ def main() -> None:
         raw = load_task(task, data_args.data_dir, splits, model_args.cache_dir)
 
     # 2. Model
-    name, common = (
-        model_args.model_name_or_path,
-        {"cache_dir": model_args.cache_dir, "revision": model_args.model_revision},
-    )
+    name = model_args.model_name_or_path
+    common = {"cache_dir": model_args.cache_dir, "revision": model_args.model_revision}
     config = AutoConfig.from_pretrained(
         model_args.config_name or name, finetuning_task=task.name, **label_settings(task), **common
     )
