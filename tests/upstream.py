@@ -23,18 +23,20 @@ class SLSSeq2SeqTrainer(LineSearchTrainerMixin, Seq2SeqTrainer):
     """The mixin on the other trainer that the tests use."""
 
 
-transformers.trainer.Trainer = SLSTrainer
-transformers.Trainer = SLSTrainer
-transformers.Seq2SeqTrainer = SLSSeq2SeqTrainer
+def pytest_configure() -> None:
+    """Put the line-search trainers in the place of the stock ones, before the tests import them."""
+    transformers.trainer.Trainer = SLSTrainer
+    transformers.Trainer = SLSTrainer
+    transformers.Seq2SeqTrainer = SLSSeq2SeqTrainer
 
-if (optim := os.environ.get("HF_SLS_OPTIM")) is not None:
-    stock_default = TrainingArguments.__dataclass_fields__["optim"].default
-    stock_post_init = TrainingArguments.__post_init__
+    if (optim := os.environ.get("HF_SLS_OPTIM")) is not None:
+        stock_default = TrainingArguments.__dataclass_fields__["optim"].default
+        stock_post_init = TrainingArguments.__post_init__
 
-    def with_line_search(self: Any) -> None:
-        """Put the line search in the place of the default, whether it was named or not."""
-        if self.optim == stock_default:
-            self.optim = optim
-        stock_post_init(self)
+        def with_line_search(self: Any) -> None:
+            """Put the line search in the place of the default, whether it was named or not."""
+            if self.optim == stock_default:
+                self.optim = optim
+            stock_post_init(self)
 
-    TrainingArguments.__post_init__ = with_line_search
+        TrainingArguments.__post_init__ = with_line_search
