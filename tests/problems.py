@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
+
+from hf_sls.optim import LineSearchOptimizer
 
 
 class Network(nn.Module):
@@ -56,3 +59,12 @@ def snapshot(module: nn.Module) -> list[Tensor]:
 def same(module: nn.Module, parameters: list[Tensor]) -> bool:
     """Whether the parameters are those of the snapshot, to the bit."""
     return all(torch.equal(now, before) for now, before in zip(module.parameters(), parameters))
+
+
+def restored(module: nn.Module, parameters: list[Tensor], optimizer: LineSearchOptimizer) -> bool:
+    """Whether the parameters are back at the snapshot: to the bit, or to 1e-6 of their norm if they moved uncopied."""
+    if not optimizer.direction.normalized:
+        return same(module, parameters)
+    now, before = parameters_to_vector(module.parameters()), parameters_to_vector(parameters)
+    precision = torch.finfo(now.dtype).eps / torch.finfo(torch.float32).eps
+    return bool((now - before).norm() <= 1e-6 * precision * before.norm())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 _CHUNK_ON_CPU = 2**18
 _CHUNK_ELSEWHERE = 2**22
-_HALF = (torch.float16, torch.bfloat16)
+HALF = (torch.float16, torch.bfloat16)
 
 
 def _chunk(tensor: Tensor) -> int:
@@ -19,18 +19,19 @@ def _chunk(tensor: Tensor) -> int:
 
 
 def chunks(tensors: Sequence[Tensor], *others: Sequence[Any]) -> Iterator[tuple[list[Any], ...]]:
-    """Yield parallel lists in parts of a chunk or one tensor: no temporary is a copy of the model."""
+    """Yield parallel lists in parts of one device and dtype, and of a chunk or one tensor: no temporary is large."""
     start, size = 0, 0
-    for end, tensor in enumerate(tensors, start=1):
+    for end, (tensor, following) in enumerate(zip(tensors, [*tensors[1:], None]), start=1):
         size += tensor.numel()
-        if size >= _chunk(tensor) or end == len(tensors):
+        alike = following is not None and (following.device, following.dtype) == (tensor.device, tensor.dtype)
+        if size >= _chunk(tensor) or not alike:
             yield tuple(list(items[start:end]) for items in (tensors, *others))
             start, size = end, 0
 
 
-def pieces(tensor: Tensor, like: Tensor) -> Sequence[Tensor]:
-    """Return `tensor` in flat parts of a chunk at most, if `like` can be viewed so, else whole."""
-    return torch.split(tensor.reshape(-1), _chunk(like)) if like.is_contiguous() else [tensor]
+def pieces(tensor: Tensor) -> Sequence[Tensor]:
+    """Return `tensor` flat, in parts of a chunk at most."""
+    return torch.split(tensor.reshape(-1), _chunk(tensor))
 
 
 def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
@@ -47,7 +48,7 @@ def square_sum(tensors: list[Tensor]) -> Tensor:
     On a CPU a product with itself is several times faster than torch's norm; not so elsewhere, where each tensor is a
     launch, nor in half precision.
     """
-    if all(tensor.device.type == "cpu" and tensor.dtype not in _HALF for tensor in tensors):
+    if all(tensor.device.type == "cpu" and tensor.dtype not in HALF for tensor in tensors):
         return dot(tensors, tensors)
     return total([_flat(norm) ** 2 for norm in torch._foreach_norm(tensors)])
 
@@ -79,7 +80,7 @@ def total(scalars: Sequence[Tensor]) -> Tensor:
 
 def _flat(tensor: Tensor) -> Tensor:
     flat = tensor.reshape(-1)
-    return flat.float() if tensor.dtype in _HALF else flat
+    return flat.float() if tensor.dtype in HALF else flat
 
 
 def to_floats(*scalars: Tensor | float) -> list[float]:

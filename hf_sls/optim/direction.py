@@ -32,6 +32,12 @@ class Direction:
     searches_applied: bool = True
     """Whether `searched` is `applied`, so that the point tested is the point taken."""
 
+    elementwise: bool = False
+    """Whether each element's update depends on that element alone, so that a large parameter can come in pieces."""
+
+    normalized: bool = False
+    """Whether the elements of an update are about 1 at most, so that the step size says how far parameters move."""
+
     def new_state(self, parameter: Tensor) -> State:
         """Return the moments of one parameter before its first step."""
         return {}
@@ -99,6 +105,8 @@ def _can_fuse(optimizer: str, parameters: list[Tensor]) -> bool:
 class Gradient(Direction):
     """The gradient itself: `d = p = -g`, slope `||g||^2` (SLS, Vaswani et al. 2019, arXiv 1905.09997)."""
 
+    elementwise = True
+
     def applied(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
         return gradients
 
@@ -141,6 +149,9 @@ class Adam(Direction):
         amsgrad: whether `v^` is the largest so far (Reddi et al. 2018), as in `torch.optim.Adam(amsgrad=True)`.
     """
 
+    elementwise = True
+    normalized = True
+
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     search: SearchDirection = "momentum"
@@ -174,25 +185,26 @@ class Adam(Direction):
             torch._foreach_maximum_([state["max_exp_avg_sq"] for state in states], exp_avg_sq)
 
     def applied(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
-        updates = self._preconditioned([state["exp_avg"] for state in states], states)
-        torch._foreach_div_(updates, _bias_corrections(self.betas[0], states))
-        return updates
+        correction = _bias_correction(self.betas[0], states)
+        return self._preconditioned([state["exp_avg"] for state in states], states, correction)
 
     def searched(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
         return self.applied(gradients, states) if self.searches_applied else self.steepest(gradients, states)
 
     def steepest(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
-        return self._preconditioned(gradients, states)
+        return self._preconditioned(gradients, states, torch.ones(len(states), device=states[0]["step"].device))
 
-    def _preconditioned(self, vectors: list[Tensor], states: list[State]) -> list[Tensor]:
-        """Return `vectors / (sqrt(v^) + eps)`."""
-        second_moment = "max_exp_avg_sq" if self.amsgrad else "exp_avg_sq"
-        updates = torch._foreach_sqrt([state[second_moment] for state in states])
-        torch._foreach_div_(updates, [factor.sqrt() for factor in _bias_corrections(self.betas[1], states)])
-        torch._foreach_add_(updates, self.eps)
-        torch._foreach_reciprocal_(updates)
-        torch._foreach_mul_(updates, vectors)
-        return list(updates)
+    def _preconditioned(self, vectors: list[Tensor], states: list[State], correction: Tensor) -> list[Tensor]:
+        """Return `vectors / correction / (sqrt(v^) + eps)`."""
+        scale = correction / _bias_correction(self.betas[1], states).sqrt()
+        denominators = torch._foreach_sqrt([state[self._second_moment] for state in states])
+        torch._foreach_mul_(denominators, scale.unbind())
+        torch._foreach_add_(denominators, (self.eps * correction).unbind())
+        return list(torch._foreach_div(vectors, denominators))
+
+    @property
+    def _second_moment(self) -> str:
+        return "max_exp_avg_sq" if self.amsgrad else "exp_avg_sq"
 
     def advance(
         self,
@@ -234,6 +246,9 @@ class Adagrad(Direction):
         eps: added to the denominator, at least 0.
     """
 
+    elementwise = True
+    normalized = True
+
     eps: float = 1e-10
 
     def __post_init__(self) -> None:
@@ -256,7 +271,7 @@ class Adagrad(Direction):
         return self.applied(gradients, states)
 
 
-def _bias_corrections(beta: float, states: list[State]) -> list[Tensor]:
+def _bias_correction(beta: float, states: list[State]) -> Tensor:
     """Return `1 - beta^k` for the step k of each state, on its device, so that nobody waits for it."""
-    steps = (state["step"] for state in states)
-    return [1 - beta ** (step if step.device.type == "mps" else step.double()) for step in steps]
+    steps = torch.stack([state["step"] for state in states])
+    return 1 - beta ** (steps if steps.device.type == "mps" else steps.double())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any, Literal, TypeAlias
@@ -10,20 +10,20 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from ._tensors import chunks, square_sum, to_floats
+from ._tensors import square_sum, to_floats
 from ._validation import check_range
 from .backtracking import Backtracking
 from .cadence import Cadence, EveryStep
 from .criterion import Armijo, Criterion
-from .direction import Direction, State
+from .direction import Direction
 from .initial_step import InitialStep, LastStep
 from .partition import Joint, Partition
+from .path import Kind, Path
 from .random_state import RandomState
-from .sharding import ShardGroups, local, shard_groups, sum_over_shards
+from .sharding import local, shard_groups, sum_over_shards
 from .trials import Closure, Trials
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
-_Update: TypeAlias = Callable[[list[Tensor], list[State]], list[Tensor]]
 StepOutcome = Literal["accepted", "exhausted", "unresolvable", "no_slope", "non_finite", "not_searched"]
 
 _OWN_KEYS = ("lr", "weight_decay", "step_size", "line_search")
@@ -337,23 +337,25 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             return SearchReport("no_slope", move.groups[0]["step_size"])
         memory = move.memory
         proposed = self.initial_step.propose(move.step_size, memory["initial_step"])
-        with Trials(closure, move.parameters, random_state, move.shard_groups) as trials:
-            self._advance_searched(move, proposed, skip)
-            trials.step_size, update = proposed, self.direction.searched
-            slope_ahead = trials.slope(move.gradients) * gradient_scale
-            ahead = [trials.evaluate()] if self._tries_ahead(memory) else []
+        path = Path(self.direction, move.parameters, move.gradients, move.states, move.kinds)
+        devices = {parameter.device for parameter in move.parameters}
+        with Trials(closure, path, devices, random_state) as trials:
+            tries_ahead = self._tries_ahead(memory)
+            first = proposed if tries_ahead else min(proposed, path.longest_without_copy or proposed)
+            slope_ahead = path.advance(first, skip) * gradient_scale
+            ahead = [trials.evaluate()] if tries_ahead else []
             start_loss, slope, skipped, *first_loss = to_floats(loss, slope_ahead, skip, *ahead)
             report = SearchReport(
                 "non_finite", move.groups[0]["step_size"], trials=len(ahead), loss=start_loss, slope=slope
             )
+            path.confirm(bool(skipped))
             if skipped or not isfinite(slope):
                 return report
             line = self.criterion.line(start_loss, slope, memory["criterion"])
             descends = line.rate > 0
             if not descends:
-                update = self.direction.steepest
-                self._displace_from_start(trials, move, update, proposed)
-                (slope,), first_loss = to_floats(trials.slope(move.gradients) * gradient_scale), []
+                slope_of_steepest = path.follow(self.direction.steepest, proposed) * gradient_scale
+                (slope,), first_loss = to_floats(slope_of_steepest), []
                 line = self.criterion.line(start_loss, slope, memory["criterion"])
             if not line.rate > 0:
                 return replace(report, outcome="no_slope", slope=slope)
@@ -361,8 +363,6 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             start = self.initial_step.start(proposed, start_loss, slope, memory["initial_step"])
             if start != proposed:
                 first_loss = []
-            if start > proposed:
-                self._displace_from_start(trials, move, update, start)
             result = self.backtracking.search(
                 phi=trials.loss_at,
                 line=line,
@@ -375,8 +375,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             accepted = result.outcome == "accepted"
             if accepted:
                 if not (descends and self.direction.searches_applied):
-                    self._displace_from_start(trials, move, self.direction.applied, result.step_size)
-                trials.take(move.lrs_and_decays)
+                    path.follow(self.direction.applied, result.step_size)
+                trials.take()
 
         memory = {
             **memory,
@@ -400,23 +400,6 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     def _tries_ahead(self, memory: dict[str, Any]) -> bool:
         """Whether the first trial is worth a forward pass before loss and slope are read: not before it has a scale."""
         return memory["counts"]["searches"] > 0 and not self.initial_step.needs_slope
-
-    def _advance_searched(self, move: _Move, step_size: float, skip: Tensor) -> None:
-        """Fold the gradients into the moments and move the parameters along the searched direction."""
-        if self.direction.searches_applied:
-            self.direction.advance(move.parameters, move.gradients, move.states, step_size, 0.0, skip)
-        elif not skip:
-            self.direction.accumulate(move.gradients, move.states)
-            self._displace(move, self.direction.searched, step_size)
-
-    def _displace_from_start(self, trials: Trials, move: _Move, update: _Update, step_size: float) -> None:
-        trials.undo()
-        self._displace(move, update, step_size)
-        trials.step_size = step_size
-
-    def _displace(self, move: _Move, update: _Update, step_size: float) -> None:
-        for parameters, gradients, states in chunks(move.parameters, move.gradients, move.states):
-            torch._foreach_add_(parameters, update(gradients, states), alpha=-step_size)
 
     def _count(self, report: SearchReport) -> None:
         accepted = report.outcome == "accepted"
@@ -454,8 +437,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 move.parameters.append(local(parameter))
                 move.gradients.append(local(parameter.grad))
                 move.states.append({name: local(value) for name, value in self.state[parameter].items()})
-                move.lrs_and_decays.append((float(group["lr"]), group["weight_decay"]))
-                move.shard_groups.append(shard_groups(parameter))
+                move.kinds.append(Kind(float(group["lr"]), group["weight_decay"], shard_groups(parameter)))
         return move
 
 
@@ -467,8 +449,7 @@ class _Move:
     parameters: list[Tensor] = field(default_factory=list)
     gradients: list[Tensor] = field(default_factory=list)
     states: list[dict[str, Any]] = field(default_factory=list)
-    lrs_and_decays: list[tuple[float, float]] = field(default_factory=list)
-    shard_groups: list[ShardGroups] = field(default_factory=list)
+    kinds: list[Kind] = field(default_factory=list)
 
     @property
     def step_size(self) -> float:
@@ -489,7 +470,7 @@ def _not_finite(loss: Tensor | float, moves: list[_Move]) -> Tensor:
     gradients = [gradient for move in moves for gradient in move.gradients]
     probe = square_sum(gradients)
     probe = probe + torch.as_tensor(loss, dtype=probe.dtype, device=probe.device)
-    for groups in dict.fromkeys(groups for move in moves for groups in move.shard_groups):
+    for groups in dict.fromkeys(kind.shard_groups for move in moves for kind in move.kinds):
         probe = sum_over_shards(probe, groups)
     return 1 - probe.isfinite().float()
 

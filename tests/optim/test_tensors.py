@@ -27,7 +27,7 @@ def test_dot_and_dot_difference(dtype: torch.dtype, chunk: int, monkeypatch: pyt
     expected = sum(float((a.double() * b.double()).sum()) for a, b in zip(x, y))
     difference = sum(float((a.double() * (b - c).double()).sum()) for a, b, c in zip(x, y, z))
     assert float(dot(x, y)) == pytest.approx(expected, rel=1e-4)
-    x, y, z = ([piece for tensor in tensors for piece in pieces(tensor, like=tensor)] for tensors in (x, y, z))
+    x, y, z = ([piece for tensor in tensors for piece in pieces(tensor)] for tensors in (x, y, z))
     assert float(dot_difference(x, y, z)) == pytest.approx(difference, rel=1e-4)
 
 
