@@ -105,7 +105,7 @@ class GlueTrainingArguments(SLSTrainingArguments):
         super().__post_init__()
 
 
-def main() -> None:
+def main(trainer_class: type[SLSTrainer] = SLSTrainer) -> None:
     """Run the script."""
     model_args, data_args, args = parse_arguments()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
@@ -138,7 +138,7 @@ def main() -> None:
         test_rows = {s: prepared(s, data_args.max_predict_samples) for s in raw if s in task.test_splits}
 
     # 4. Trainer
-    trainer = SLSTrainer(
+    trainer = trainer_class(
         model=model,
         args=args,
         train_dataset=train_rows,

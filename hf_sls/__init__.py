@@ -8,9 +8,11 @@ names to the `optim` choices of transformers.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .closure import LossClosure
+from .metrics import mean_log_loss
 from .optim import (
     PLASLS,
     SGDSLS,
@@ -30,6 +32,7 @@ from .plotting import plot_run
 from .training_args import SLSTrainingArguments
 
 if TYPE_CHECKING:
+    from .checkpoints import last_complete_checkpoint
     from .trainer import LineSearchTrainerMixin, SLSTrainer
 
 __version__ = "0.1.0.dev0"
@@ -51,14 +54,21 @@ __all__ = [
     "SaLSa",
     "SearchReport",
     "create_optimizer",
+    "last_complete_checkpoint",
     "layer_groups",
+    "mean_log_loss",
     "plot_run",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in ("LineSearchTrainerMixin", "SLSTrainer"):
-        from . import trainer
+_LAZY = {
+    "LineSearchTrainerMixin": "trainer",
+    "SLSTrainer": "trainer",
+    "last_complete_checkpoint": "checkpoints",
+}
 
-        return getattr(trainer, name)
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

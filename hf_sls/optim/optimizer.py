@@ -256,8 +256,9 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         trials repeat the random state of that evaluation, so that dropout masks are the same.
         `step(closure, loss=loss)` is for after the caller's own backward; the closure then has to restore the random
         state (`RandomState`) of the evaluation that gave `loss`. Either way the random stream after the step is what it
-        would be without the search, and the parameters are as before, to the bit, after a rejected trial or an
-        exception in the closure.
+        would be without the search. After a search without an accepted trial, or an exception in the closure, the
+        parameters are as before: to the bit where they are in half precision, or the direction is the gradient, or the
+        step was above 1e-3; else to the rounding of moving them by that step and back, as no copy of them is made.
 
         Args:
             closure: returns the loss of the current mini-batch, a scalar, and does not call backward. Trials call it

@@ -1,0 +1,296 @@
+"""Tables and figures of a sweep, from its results alone: Markdown, PNG and SVG, and one HTML page that opens offline.
+
+    python glue_scripts/report.py out/smoke
+
+Losses are averaged as geometric means over the seeds, scores as means; `L` is the mean logarithm of the training
+losses. *Passes* are forward passes per step, *time* is that of training without evaluation, over the median of the
+AdamW runs on the same task; runs that were resumed have none. Ranks are over the optimizers that have run on each task
+with each seed.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markdown_it import MarkdownIt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.stats import gmean, linregress
+from sweep import read_results
+from transformers import HfArgumentParser
+
+PUBLISHED = Path(__file__).parent / "published.json"
+BASELINE = "AdamW"
+_STYLES = [("black", "-"), ("tab:red", "--"), ("tab:blue", "-."), ("tab:green", ":"), ("tab:purple", (0, (5, 1)))]
+
+
+@dataclass
+class ReportArguments:
+    """What to report on."""
+
+    results: str = field(metadata={"help": "Directory of the sweep, with its results.jsonl."})
+    output_dir: str | None = field(default=None, metadata={"help": "Where to write; by default into the directory."})
+    optimizers: list[str] = field(default_factory=list, metadata={"help": "Only these in the figures (default: five)."})
+    smoothing: float = field(default=0.9, metadata={"help": "Decay of the average in the smoothed figures, in [0, 1)."})
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"smoothing={self.smoothing} is not allowed: a number in [0, 1) is needed.")
+
+
+def main() -> None:
+    """Run the script."""
+    argv = sys.argv[1:]
+    (args,) = HfArgumentParser(ReportArguments).parse_args_into_dataclasses(
+        ["--results", *argv] if argv and not argv[0].startswith("-") else argv
+    )
+    results = read_results(Path(args.results))
+    if not results:
+        raise SystemExit(f"results={args.results!r} has no finished run: no results.jsonl, or an empty one.")
+    output_dir = Path(args.output_dir or args.results)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    runs = table_of_runs(results)
+    text = report(runs, output_dir, args)
+    (output_dir / "report.md").write_text(text, encoding="utf-8")
+    (output_dir / "report.html").write_text(as_page(text, output_dir), encoding="utf-8")
+    print(f"{len(runs)} runs: {output_dir / 'report.md'}, {output_dir / 'report.html'}")
+
+
+def table_of_runs(results: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return one row a run, with what the tables average."""
+    runs = pd.DataFrame(results)
+    runs["best_score"] = runs["score_per_epoch"].map(max)
+    runs["passes"] = runs["forward_passes"] / runs["backward_passes"]
+    runs["seconds"] = runs["training_seconds"].where(~runs["resumed"])
+    return runs
+
+
+def by_optimizer(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return mean, spread and best of each task, size and optimizer."""
+    grouped = runs.groupby(["size", "task", "optimizer"], sort=False)
+    return grouped.agg(
+        seeds=("seed", "nunique"),
+        final_loss=("final_loss", gmean),
+        lowest_loss=("final_loss", "min"),
+        highest_loss=("final_loss", "max"),
+        score=("score", "mean"),
+        score_std=("score", "std"),
+        best_score=("best_score", "mean"),
+        mean_log_loss=("mean_log_loss", "mean"),
+        passes=("passes", "mean"),
+        seconds=("seconds", "median"),
+    )
+
+
+def overall(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the means over the tasks, and the average ranks, of the optimizers that have run on all of them."""
+    seeds = table["seeds"].unstack("optimizer")
+    complete = seeds.columns[(seeds == seeds.max().max()).all()]
+    table = table[table.index.get_level_values("optimizer").isin(complete)]
+    tasks = table.groupby(["size", "task"])
+    ranks = pd.DataFrame(
+        {
+            "rank by loss": tasks["final_loss"].rank(),
+            "rank by score": tasks["score"].rank(ascending=False),
+            "rank by L": tasks["mean_log_loss"].rank(),
+        }
+    )
+    by_name = table.groupby("optimizer", sort=False)
+    means = pd.DataFrame(
+        {
+            "final loss": by_name["final_loss"].agg(gmean),
+            "score": by_name["score"].mean(),
+            "L": by_name["mean_log_loss"].mean(),
+            "passes": by_name["passes"].mean(),
+            "time": relative_seconds(table).groupby("optimizer", sort=False).agg(gmean),
+        }
+    )
+    return means.join(ranks.groupby("optimizer", sort=False).mean()).sort_values("final loss")
+
+
+def relative_seconds(table: pd.DataFrame) -> pd.Series:
+    """Return the time of training over the median of the AdamW runs on the same task."""
+    is_baseline = table.index.get_level_values("optimizer").str.startswith(BASELINE)
+    baseline = table["seconds"][is_baseline].groupby(["size", "task"]).median()
+    return table["seconds"] / baseline
+
+
+def against_best_baseline(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return `name` against the AdamW of least loss on each task: loss ratio, score difference, time ratio."""
+    rows = []
+    for (size, task), of_task in table.groupby(["size", "task"], sort=False):
+        of_task = of_task.droplevel(["size", "task"])
+        baselines = of_task[of_task.index.str.startswith(BASELINE)]
+        if baselines.empty or name not in of_task.index:
+            continue
+        best, ours = baselines.loc[baselines["final_loss"].idxmin()], of_task.loc[name]
+        rows.append(
+            {
+                "task": f"{task}, {size}",
+                "best AdamW": best.name,
+                "loss ratio": ours["final_loss"] / best["final_loss"],
+                "score difference": ours["score"] - best["score"],
+                "time ratio": ours["seconds"] / best["seconds"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def fit_power_law(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Return the exponent b of `y ~ x^b` by least squares on the logarithms, and its standard error."""
+    fit = linregress(np.log(x), np.log(y))
+    return float(fit.slope), float(fit.stderr)
+
+
+def batch_size_law(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the exponent of the step size over the batch size, where an optimizer has run with three of them."""
+    batches = runs["settings"].map(lambda settings: settings.get("per_device_train_batch_size", 32))
+    step_sizes = runs["step_sizes"].map(lambda sizes: gmean([size for size in sizes[len(sizes) // 2 :] if size > 0]))
+    frame = runs.assign(
+        batch=batches, typical=step_sizes, kind=runs["optimizer"].str.replace(r", batch.*", "", regex=True)
+    )
+    rows = []
+    for (task, kind), of_kind in frame.groupby(["task", "kind"], sort=False):
+        if of_kind["batch"].nunique() >= 3:
+            exponent, error = fit_power_law(of_kind["batch"].to_numpy(), of_kind["typical"].to_numpy())
+            sizes = ", ".join(map(str, sorted(of_kind["batch"].unique())))
+            rows.append(
+                {"task": task, "optimizer": kind, "batches": sizes, "exponent": exponent, "standard error": error}
+            )
+    return pd.DataFrame(rows)
+
+
+def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
+    """Return the report as Markdown; its figures are written to `output_dir`."""
+    table = by_optimizer(runs)
+    versions = sorted({", ".join(f"{k} {v}" for k, v in versions.items()) for versions in runs["versions"]})
+    parts = [
+        "# Report",
+        f"{len(runs)} runs on {', '.join(sorted(runs['device'].unique()))}; {'; '.join(versions)}.",
+        __doc__.split("\n\n")[2].replace("\n", " "),
+        "## All tasks",
+        _markdown(overall(table).reset_index()),
+    ]
+    for name in ("adam_sls", "adam_salsa"):
+        comparison = against_best_baseline(table, name)
+        if len(comparison):
+            mean = {
+                "task": "all",
+                "loss ratio": gmean(comparison["loss ratio"]),
+                "time ratio": gmean(comparison["time ratio"]),
+            }
+            mean["score difference"] = comparison["score difference"].mean()
+            comparison = pd.concat([comparison, pd.DataFrame([mean])], ignore_index=True)
+            parts += [f"## `{name}` against the AdamW of least loss, picked for each task", _markdown(comparison)]
+    law = batch_size_law(runs)
+    if len(law):
+        parts += ["## Step size against batch size", _markdown(law)]
+    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    for (size, task), of_task in table.groupby(["size", "task"], sort=False):
+        rows = of_task.droplevel(["size", "task"])
+        of_runs = runs[(runs["task"] == task) & (runs["size"] == size)]
+        losses = zip(rows["final_loss"], rows["lowest_loss"], rows["highest_loss"])
+        scores = zip(rows["score"], rows["score_std"].fillna(0.0))
+        shown = pd.DataFrame(
+            {
+                "seeds": rows["seeds"],
+                "final loss (low to high)": [f"{mean:.4f} ({low:.4f} to {high:.4f})" for mean, low, high in losses],
+                of_runs["metric"].iloc[0]: [f"{mean:.3f} ± {spread:.3f}" for mean, spread in scores],
+                "best epoch": rows["best_score"],
+                "L": rows["mean_log_loss"],
+                "passes": rows["passes"],
+                "time": relative_seconds(of_task).to_numpy(),
+            }
+        )
+        for what in ("final_loss", "score"):
+            values = published[what].get(size, {}).get(task, {})
+            if set(values) & set(rows.index):
+                shown[f"published {what.replace('_', ' ')}, BERT-base"] = [values.get(name) for name in rows.index]
+        parts += [f"## {task}, {size}", _markdown(shown.reset_index())]
+        names = [n for n in rows.index if not args.optimizers or n in args.optimizers][: len(_STYLES)]
+        for smoothing in dict.fromkeys((args.smoothing, 0.0)):
+            stem = f"{task}-{size}{'' if smoothing else '-raw'}"
+            figure = curves(of_runs, names, smoothing)
+            for extension in ("png", "svg"):
+                figure.savefig(
+                    output_dir / f"{stem}.{extension}", dpi=120, metadata=None if extension == "png" else {"Date": None}
+                )
+            parts.append(f"![{task}, {size}: loss, step size, score]({stem}.png)")
+    return "\n\n".join(parts) + "\n"
+
+
+def curves(runs: pd.DataFrame, names: list[str], smoothing: float) -> Figure:
+    """Draw loss and step size against steps on log axes, and the score of each epoch: mean and range over the seeds."""
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    loss, step_size, score = figure.subplots(1, 3)
+    for name, (color, style) in zip(names, _STYLES):
+        own = runs[runs["optimizer"] == name]
+        line = {"color": color, "linestyle": style, "label": name}
+        _band(loss, [_smoothed(x, smoothing) for x in own["losses"]], 0, line)
+        _band(step_size, [[s if s > 0 else np.nan for s in x] for x in own["step_sizes"]], 0, line)
+        _band(score, list(own["score_per_epoch"]), 1, line, log=False)
+    average = f", average with decay {smoothing:g}" if smoothing else ""
+    loss.set(xlabel="step", ylabel=f"training loss{average}", yscale="log")
+    step_size.set(xlabel="step", ylabel="step size", yscale="log")
+    score.set(xlabel="epoch", ylabel=runs["metric"].iloc[0])
+    for axis in (loss, step_size, score):
+        axis.grid(alpha=0.3, linewidth=0.5)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(*loss.get_legend_handles_labels(), loc="outside upper center", ncols=len(names), frameon=False)
+    return figure
+
+
+def _band(axis: Axes, curves: list[list[float]], first: int, line: dict[str, Any], log: bool = True) -> None:
+    length = min(map(len, curves))
+    values = np.array([curve[:length] for curve in curves], dtype=float)
+    mean = np.exp(np.nanmean(np.log(values), axis=0)) if log else values.mean(axis=0)
+    x = np.arange(first, first + length)
+    axis.plot(x, mean, linewidth=1.4, **line)
+    axis.fill_between(x, values.min(axis=0), values.max(axis=0), color=line["color"], alpha=0.15, linewidth=0)
+
+
+def _smoothed(values: list[float], decay: float) -> list[float]:
+    return list(pd.Series(values).ewm(alpha=1 - decay).mean()) if decay else values
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    return table.to_markdown(index=False, floatfmt=".3f", missingval="")
+
+
+def as_page(text: str, directory: Path) -> str:
+    """Return Markdown as an HTML page with its pictures inside."""
+    body = MarkdownIt("commonmark").enable("table").render(text)
+
+    def inline(match: re.Match[str]) -> str:
+        data = base64.b64encode((directory / match[1]).read_bytes()).decode()
+        return f'src="data:image/png;base64,{data}"'
+
+    body = re.sub(r'src="([^":]+\.png)"', inline, body)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Report</title>
+<style>
+body {{ font: 15px system-ui; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }}
+img {{ max-width: 100% }}
+table {{ border-collapse: collapse; display: block; overflow-x: auto }}
+td, th {{ padding: .25rem .6rem; border-bottom: 1px solid #ccc }}
+</style>
+</head>
+<body>{body}</body>
+</html>
+"""
+
+
+if __name__ == "__main__":
+    main()

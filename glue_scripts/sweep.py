@@ -1,0 +1,320 @@
+"""Run a sweep of `run_glue.py`: tasks x sizes x optimizers x seeds, as one file names them.
+
+    python glue_scripts/sweep.py glue_scripts/sweeps/smoke.json
+    python glue_scripts/sweep.py glue_scripts/sweeps/glue.json --gpus_per_run 0.5 --address auto
+
+Ray schedules the runs, on this machine or on the cluster at `--address`. A run that dies goes on from its last
+checkpoint, a finished one is never repeated: start the same command again after a failure, or a second time to share
+the work. Every finished run is one line of `results.jsonl` in `output_dir`; `report.py` makes tables and figures of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import re
+import resource
+import runpy
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import datasets
+import ray
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+from transformers import HfArgumentParser
+
+from hf_sls import last_complete_checkpoint, mean_log_loss
+
+SCRIPTS = Path(__file__).parent
+RESULTS, LOG, RESULT, TIMES = "results.jsonl", "run.log", "result.json", "times.json"
+PACKAGES = ("torch", "transformers", "hf-sls")
+
+
+@dataclass
+class SweepArguments:
+    """What to run, and on what."""
+
+    sweep: str = field(metadata={"help": "JSON file of the sweep: settings, tasks, sizes, optimizers, seeds."})
+    output_dir: str | None = field(default=None, metadata={"help": "Where to write; by default out/<name of sweep>."})
+    data_root: str | None = field(default=None, metadata={"help": "Directory with one data_dir a task; else the Hub."})
+    only: str | None = field(default=None, metadata={"help": "Run only those whose name matches this pattern."})
+    address: str | None = field(default=None, metadata={"help": "Address of a Ray cluster; by default this machine."})
+    cpus_per_run: int = field(default=1, metadata={"help": "CPU cores for each run."})
+    gpus_per_run: float = field(default=0.0, metadata={"help": "Share of a GPU for each run, 0.5 for two on one."})
+    retries: int = field(default=2, metadata={"help": "How often a run that died is tried again."})
+    keep_models: bool = field(default=False, metadata={"help": "Whether to keep the trained models."})
+
+    def __post_init__(self) -> None:
+        if self.cpus_per_run < 1 or self.gpus_per_run < 0 or self.retries < 0:
+            raise ValueError(
+                f"cpus_per_run={self.cpus_per_run}, gpus_per_run={self.gpus_per_run}, retries={self.retries}: at least "
+                "1, 0 and 0 are needed."
+            )
+        if self.output_dir is None:
+            self.output_dir = str(Path("out") / Path(self.sweep).stem)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the sweep: the arguments of `run_glue.py`, without places."""
+
+    task: str
+    size: str
+    optimizer: str
+    seed: int
+    settings: dict[str, Any]
+    peer: str | None
+
+    @property
+    def name(self) -> str:
+        """The name of its directory."""
+        return "-".join(
+            re.sub(r"[^\w.]+", "_", part) for part in (self.task, self.size, self.optimizer, str(self.seed))
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes two runs the same."""
+        return {
+            "task": self.task,
+            "size": self.size,
+            "optimizer": self.optimizer,
+            "seed": self.seed,
+            "settings": self.settings,
+            "peer": self.peer,
+        }
+
+
+def read_sweep(path: str | Path) -> list[Run]:
+    """Return the runs of a sweep file.
+
+    The file is a JSON object: `settings` (arguments of `run_glue.py` for all runs; a `data_dir` is relative to the
+    file), `tasks` (names), `sizes` (name to arguments), `optimizers` (name to arguments, among them `peer` for one of
+    the names of `run_peer.py`), `seeds`.
+
+    Raises:
+        ValueError: a key is missing or unknown, or is empty.
+    """
+    sweep = json.loads(Path(path).read_text(encoding="utf-8"))
+    keys = {"settings", "tasks", "sizes", "optimizers", "seeds"}
+    if set(sweep) != keys or not all(sweep[key] for key in keys - {"settings"}):
+        raise ValueError(f"{path} has the keys {sorted(sweep)}; {sorted(keys)} are needed, none but settings empty.")
+    return [
+        Run(
+            task=task,
+            size=size,
+            optimizer=optimizer,
+            seed=seed,
+            settings={**sweep["settings"], **sweep["sizes"][size], **of_optimizer, "task_name": task, "seed": seed},
+            peer=peer,
+        )
+        for seed in sweep["seeds"]
+        for optimizer, (peer, of_optimizer) in {
+            name: (arguments.get("peer"), {key: value for key, value in arguments.items() if key != "peer"})
+            for name, arguments in sweep["optimizers"].items()
+        }.items()
+        for size in sweep["sizes"]
+        for task in sweep["tasks"]
+    ]
+
+
+def main() -> None:
+    """Run the script."""
+    (args,) = HfArgumentParser(SweepArguments).parse_args_into_dataclasses(_with_flag(sys.argv[1:]))
+    output_dir = Path(args.output_dir).resolve()
+    output_dir.mkdir(parents=True, exist_ok=True)
+    wanted = [run for run in read_sweep(args.sweep) if re.search(args.only or "", run.name)]
+    waiting = [run for run in wanted if not is_finished(run, output_dir)]
+    print(f"{len(wanted)} runs, {len(wanted) - len(waiting)} of them finished before.")
+
+    ray.init(address=args.address, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    remote = ray.remote(
+        num_cpus=args.cpus_per_run,
+        num_gpus=args.gpus_per_run,
+        max_calls=1,
+        max_retries=args.retries,
+        retry_exceptions=True,
+    )(execute)
+    under_way = {remote.remote(run, args, output_dir): run for run in waiting}
+    failed, elsewhere = [], []
+    with tqdm(total=len(wanted), initial=len(wanted) - len(waiting), unit="run", smoothing=0) as progress:
+        while under_way:
+            finished, _ = ray.wait(list(under_way), timeout=2)
+            progress.set_postfix_str(", ".join(progress_of(run, output_dir) for run in under_way.values())[:120])
+            for reference in finished:
+                run = under_way.pop(reference)
+                try:
+                    result = ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    failed.append(run.name)
+                    progress.write(f"{run.name} failed: {str(error).strip().splitlines()[-1]}")
+                    continue
+                if result is None:
+                    elsewhere.append(run.name)
+                else:
+                    progress.update()
+                    progress.write(f"{run.name}: loss {result['final_loss']:.4f}, {result['headline']}")
+    to_parquet(output_dir)
+    if elsewhere:
+        print(f"{len(elsewhere)} runs are under way in another sweep on the same directory.")
+    if failed:
+        raise SystemExit(f"{len(failed)} runs failed, see {LOG} in their directories: {', '.join(failed)}")
+
+
+def execute(run: Run, args: SweepArguments, output_dir: Path) -> dict[str, Any] | None:
+    """Run `run_glue.py` in this process, from its last checkpoint if it has one; return the result.
+
+    `None` if another process is at it.
+    """
+    directory = output_dir / run.name
+    directory.mkdir(exist_ok=True)
+    try:
+        with FileLock(directory / "lock", timeout=0):
+            if not is_finished(run, output_dir):
+                if not (directory / TIMES).exists():
+                    _train(run, args, directory)
+                result = result_of(run, directory)
+                with FileLock(output_dir / "lock"), (output_dir / RESULTS).open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(result) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                (directory / RESULT).write_text(json.dumps(result), encoding="utf-8")
+                if not args.keep_models:
+                    _remove_models(directory)
+            result = json.loads((directory / RESULT).read_text(encoding="utf-8"))
+            return result
+    except Timeout:
+        return None
+
+
+def _train(run: Run, args: SweepArguments, directory: Path) -> None:
+    settings = {"save_strategy": "no" if run.peer else "epoch", "save_total_limit": 1, "report_to": "none"}
+    settings |= {**run.settings, "output_dir": str(directory), "disable_tqdm": True}
+    if args.data_root is not None:
+        settings["data_dir"] = str(Path(args.data_root).resolve() / run.task)
+    elif "data_dir" in settings:
+        settings["data_dir"] = str(Path(args.sweep).resolve().parent / str(settings["data_dir"]))
+    checkpoint = last_complete_checkpoint(directory)
+    if isinstance(checkpoint, str):
+        settings["resume_from_checkpoint"] = checkpoint
+    arguments = directory / "arguments.json"
+    arguments.write_text(json.dumps(settings), encoding="utf-8")
+    script = [str(SCRIPTS / "run_peer.py"), run.peer] if run.peer else [str(SCRIPTS / "run_glue.py")]
+    if args.gpus_per_run == 0:
+        torch.set_num_threads(args.cpus_per_run)
+    started, cpu_started = time.time(), cpu_seconds()
+    with (directory / LOG).open("a", encoding="utf-8") as log, _as_script([*script, str(arguments)], log):
+        runpy.run_path(script[0], run_name="__main__")
+    times = {"wall_seconds": time.time() - started, "cpu_seconds": cpu_seconds() - cpu_started}
+    times["resumed"] = isinstance(checkpoint, str)
+    (directory / TIMES).write_text(json.dumps(times), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _as_script(argv: list[str], log: Any) -> Iterator[None]:
+    """Give a script its command line, its import path and its output file."""
+    argv_before, path_before = sys.argv, sys.path
+    sys.argv, sys.path = argv, [str(SCRIPTS), *sys.path]
+    try:
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            yield
+    finally:
+        sys.argv, sys.path = argv_before, path_before
+
+
+def cpu_seconds() -> float:
+    """Return the processor time that this process has used."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def result_of(run: Run, directory: Path) -> dict[str, Any]:
+    """Return what a finished run says of itself: settings, versions, device, curves, passes and times."""
+    metrics = json.loads((directory / "all_results.json").read_text(encoding="utf-8"))
+    history = json.loads((directory / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    steps = [entry for entry in history if "loss" in entry]
+    evaluations = {entry["epoch"]: entry for entry in history if "eval_loss" in entry}
+    headline = _headline(run.task)
+    forward = metrics.get("train_forward_passes_per_step", 1.0) * len(steps)
+    training_seconds = metrics["train_runtime"] - sum(entry["eval_runtime"] for entry in evaluations.values())
+    return {
+        **run.identity,
+        "final_loss": metrics["final_train_loss"],
+        "mean_log_loss": mean_log_loss([entry["loss"] for entry in steps]),
+        "metric": headline,
+        "scores": {name: value for name, value in metrics.items() if name.startswith("eval_")},
+        "headline": f"{headline} {metrics[f'eval_{headline}']:.4f}",
+        "score": metrics[f"eval_{headline}"],
+        "score_per_epoch": [entry[f"eval_{headline}"] for entry in evaluations.values()],
+        "losses": [entry["loss"] for entry in steps],
+        "step_sizes": [entry["learning_rate"] for entry in steps],
+        "forward_passes": forward,
+        "backward_passes": len(steps),
+        "training_seconds": training_seconds,
+        **json.loads((directory / TIMES).read_text(encoding="utf-8")),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} core",
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    }
+
+
+def _headline(task: str) -> str:
+    sys.path.insert(0, str(SCRIPTS))
+    from tasks import get_task
+
+    return get_task(task).headline
+
+
+def _remove_models(directory: Path) -> None:
+    for path in [*directory.glob("checkpoint-*"), *directory.glob("*.safetensors"), *directory.glob("tokenizer*")]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def read_results(output_dir: Path) -> list[dict[str, Any]]:
+    """Return the results of the finished runs; a line that a full disk has cut off is no result."""
+    path = output_dir / RESULTS
+    results = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            results.append(json.loads(line))
+    return results
+
+
+def is_finished(run: Run, output_dir: Path) -> bool:
+    """Whether the results have this very run."""
+    return any(all(result[key] == value for key, value in run.identity.items()) for result in read_results(output_dir))
+
+
+def progress_of(run: Run, output_dir: Path) -> str:
+    """Return the name of a run, with its last checkpoint if there is one."""
+    checkpoints = sorted((output_dir / run.name).glob("checkpoint-*"))
+    return f"{run.name} ({checkpoints[-1].name})" if checkpoints else run.name
+
+
+def to_parquet(output_dir: Path) -> None:
+    """Write the results as `results.parquet` too, with nested settings as JSON."""
+    nested = ("settings", "scores", "versions")
+    rows = [
+        {key: json.dumps(value) if key in nested else value for key, value in result.items()}
+        for result in read_results(output_dir)
+    ]
+    if rows:
+        datasets.Dataset.from_list(rows).to_parquet(output_dir / "results.parquet")
+
+
+def _with_flag(argv: list[str]) -> list[str]:
+    """Take the first argument as `--sweep` if it has no flag."""
+    return ["--sweep", *argv] if argv and not argv[0].startswith("-") else argv
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""How good a training curve is, in one number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def mean_log_loss(losses: Sequence[float]) -> float:
+    """Return `L = (1/T) sum_t log l_t` over the training losses `l_t`: lower is better.
+
+    An area under the curve that values every halving of the loss alike, however late it comes; the measure of the talk
+    "Stochastic Line Search" (Kenneweg, Galli, Kenneweg, Hammer).
+
+        >>> round(mean_log_loss([1.0, 0.5, 0.25]), 4)
+        -0.6931
+
+    Args:
+        losses: the loss of every step.
+
+    Returns:
+        L, without unit; `-inf` if a loss is zero, NaN if one is NaN.
+
+    Raises:
+        ValueError: there is no loss, or one is negative.
+    """
+    if not losses:
+        raise ValueError("losses=[] is not allowed: at least one loss is needed.")
+    if any(loss < 0 for loss in losses):
+        raise ValueError(f"losses has {min(losses)}, which is not allowed: a logarithm needs losses of at least 0.")
+    return math.fsum(math.log(loss) if loss else -math.inf for loss in losses) / len(losses)

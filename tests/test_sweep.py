@@ -1,0 +1,211 @@
+"""A sweep of tiny runs, and the report on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from .glue import SCRIPTS, glue_dir
+
+ray = pytest.importorskip("ray")
+
+from report import ReportArguments, as_page, batch_size_law, by_optimizer, fit_power_law, overall, report, table_of_runs
+from sweep import Run, is_finished, read_results, read_sweep
+
+SMOKE = SCRIPTS / "sweeps" / "smoke.json"
+
+
+def sweep_file(path: Path, model_dir: Path, **changes: Any) -> Path:
+    """A sweep of two optimizers and two seeds on twelve sentences."""
+    glue_dir(path / "data" / "mrpc", "mrpc")
+    settings = {"model_name_or_path": str(model_dir), "num_train_epochs": 2, "per_device_train_batch_size": 4}
+    content = {
+        "settings": {**settings, "use_cpu": True},
+        "tasks": ["mrpc"],
+        "sizes": {"tiny": {"max_train_samples": 12}},
+        "optimizers": {"adam_sls": {"optim": "adam_sls"}, "AdamW": {"optim": "adamw_torch", "learning_rate": 1e-3}},
+        "seeds": [0, 1],
+        **changes,
+    }
+    (path / "tiny.json").write_text(json.dumps(content))
+    return path / "tiny.json"
+
+
+def command(path: Path, *more: str) -> list[str]:
+    return [
+        sys.executable,
+        str(SCRIPTS / "sweep.py"),
+        str(path / "tiny.json"),
+        "--data_root",
+        str(path / "data"),
+        "--output_dir",
+        str(path / "out"),
+        *more,
+    ]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "RAY_DEDUP_LOGS": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@pytest.mark.timeout(400)
+def test_a_sweep_runs_once_and_is_reported(tmp_path: Path, model_dir: Path) -> None:
+    """One peer among the optimizers; the second start finds everything done."""
+    peer = {"salsa": {"peer": "salsa", "lr_scheduler_type": "constant"}}
+    sweep_file(tmp_path, model_dir, optimizers={"adam_sls": {"optim": "adam_sls"}, **peer}, seeds=[0])
+    subprocess.run(command(tmp_path), check=True, env=environment())
+    results = read_results(tmp_path / "out")
+    assert {result["optimizer"] for result in results} == {"adam_sls", "salsa"}
+    for result in results:
+        assert result["backward_passes"] == len(result["losses"]) == len(result["step_sizes"]) == 6
+        assert result["forward_passes"] > 6
+        assert len(result["score_per_epoch"]) == 2
+        assert result["final_loss"] == pytest.approx(result["losses"][-1], abs=1e-4)
+        assert result["training_seconds"] > 0
+        assert result["settings"]["seed"] == 0
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
+    assert len(pd.read_parquet(tmp_path / "out" / "results.parquet")) == 2
+
+    again = subprocess.run(command(tmp_path), check=True, env=environment(), capture_output=True, text=True)
+    assert "2 runs, 2 of them finished before" in again.stdout
+    assert read_results(tmp_path / "out") == results
+
+    subprocess.run([sys.executable, str(SCRIPTS / "report.py"), str(tmp_path / "out")], check=True)
+    assert "| adam_sls" in (tmp_path / "out" / "report.md").read_text()
+    assert "data:image/png" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_killed_sweep_goes_on_and_two_share_the_work(tmp_path: Path, model_dir: Path) -> None:
+    """No finished run is repeated, and the results are those of a sweep in one piece."""
+    sweep_file(tmp_path, model_dir)
+    first = subprocess.Popen(command(tmp_path), env=environment())
+    deadline = time.time() + 300
+    while not read_results(tmp_path / "out") and time.time() < deadline:
+        time.sleep(0.2)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    time.sleep(5)
+    before = read_results(tmp_path / "out")
+    assert 1 <= len(before) < 4
+
+    both = [subprocess.Popen(command(tmp_path), env=environment()) for _ in range(2)]
+    assert [process.wait(timeout=400) for process in both] == [0, 0]
+    results = read_results(tmp_path / "out")
+    assert results[: len(before)] == before
+    assert len(results) == 4
+    assert len({(result["optimizer"], result["seed"]) for result in results}) == 4
+
+    sweep_file(tmp_path / "whole", model_dir)
+    subprocess.run(command(tmp_path / "whole"), check=True, env=environment())
+    whole = {(r["optimizer"], r["seed"]): r["losses"] for r in read_results(tmp_path / "whole" / "out")}
+    assert {(r["optimizer"], r["seed"]): r["losses"] for r in results} == whole
+
+
+def test_a_run_that_dies_is_named_and_the_others_finish(tmp_path: Path, model_dir: Path) -> None:
+    broken = {"broken": {"optim": "adam_sls", "optim_args": "c=7"}}
+    sweep_file(tmp_path, model_dir, optimizers={**broken, "AdamW": {"optim": "adamw_torch"}}, seeds=[0])
+    ended = subprocess.run(
+        command(tmp_path, "--retries", "0"), env=environment(), capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    assert "1 runs failed" in ended.stderr
+    assert "mrpc-tiny-broken-0" in ended.stderr
+    assert [result["optimizer"] for result in read_results(tmp_path / "out")] == ["AdamW"]
+
+
+def test_the_shipped_sweeps_are_read() -> None:
+    for path in SMOKE.parent.glob("*.json"):
+        runs = read_sweep(path)
+        assert len({run.name for run in runs}) == len(runs) > 0
+
+
+def test_a_sweep_file_with_a_wrong_key_is_refused(tmp_path: Path) -> None:
+    content = json.loads(SMOKE.read_text())
+    (tmp_path / "sweep.json").write_text(json.dumps({**content, "optimisers": {}}))
+    with pytest.raises(ValueError, match="optimisers"):
+        read_sweep(tmp_path / "sweep.json")
+
+
+def test_a_cut_off_line_is_no_result(tmp_path: Path) -> None:
+    run = Run("mrpc", "tiny", "adam_sls", 0, {"seed": 0}, None)
+    assert not is_finished(run, tmp_path)
+    whole = json.dumps(run.identity)
+    (tmp_path / "results.jsonl").write_text(whole[:-5] + "\n" + whole + "\n")
+    assert is_finished(run, tmp_path)
+    assert not is_finished(Run("mrpc", "tiny", "adam_sls", 0, {"seed": 1}, None), tmp_path)
+
+
+def made_up(optimizer: str, seed: int, task: str, loss: float, score: float, **more: Any) -> dict[str, Any]:
+    return {
+        "task": task,
+        "size": "small",
+        "optimizer": optimizer,
+        "seed": seed,
+        "settings": {},
+        "final_loss": loss,
+        "score": score,
+        "metric": "accuracy",
+        "score_per_epoch": [score - 0.1, score],
+        "mean_log_loss": float(np.log(loss)),
+        "losses": [1.0, loss],
+        "step_sizes": [1e-3, 1e-4],
+        "forward_passes": 2.4,
+        "backward_passes": 2,
+        "training_seconds": 10.0 if optimizer.startswith("AdamW") else 12.0,
+        "resumed": False,
+        "device": "CPU",
+        "versions": {"torch": "2"},
+        **more,
+    }
+
+
+def test_the_tables_are_the_means(tmp_path: Path) -> None:
+    """Against the numbers worked out by hand."""
+    results = [
+        made_up("adam_sls", 0, "mrpc", 0.01, 0.7),
+        made_up("adam_sls", 1, "mrpc", 0.04, 0.8),
+        made_up("AdamW 1e-4", 0, "mrpc", 0.04, 0.6),
+        made_up("AdamW 1e-4", 1, "mrpc", 0.04, 0.6),
+        made_up("half done", 0, "mrpc", 0.001, 0.9),
+    ]
+    runs = table_of_runs(results)
+    table = by_optimizer(runs).loc[("small", "mrpc")]
+    assert table.loc["adam_sls", "final_loss"] == pytest.approx(0.02)
+    assert table.loc["adam_sls", "score"] == pytest.approx(0.75)
+    means = overall(by_optimizer(runs))
+    assert list(means.index) == ["adam_sls", "AdamW 1e-4"]
+    assert means.loc["adam_sls", "time"] == pytest.approx(1.2)
+    assert means.loc["adam_sls", "passes"] == pytest.approx(1.2)
+    assert means.loc["adam_sls", "rank by loss"] == 1
+    text = report(runs, tmp_path, ReportArguments("unused"))
+    assert "| mrpc, small | AdamW 1e-4   |        0.500 |              0.150 |        1.200 |" in text
+    assert (tmp_path / "mrpc-small.png").stat().st_size > 10_000
+    assert text.count("![") == as_page(text, tmp_path).count("data:image/png;base64") == 2
+
+
+def test_the_exponent_of_a_power_law_is_found() -> None:
+    x = np.array([4.0, 8, 16, 32, 64])
+    noise = np.random.default_rng(0).normal(0, 0.01, size=5)
+    exponent, error = fit_power_law(x, 3 * x**0.5 * np.exp(noise))
+    assert exponent == pytest.approx(0.5, abs=0.02)
+    assert 0 < error < 0.02
+    results = [
+        made_up(f"SLS, batch {b}", 0, "mnli", 0.1, 0.5)
+        | {"settings": {"per_device_train_batch_size": b}, "step_sizes": [1.0, 1e-4 * b**0.5]}
+        for b in (4, 8, 16)
+    ]
+    (row,) = batch_size_law(pd.DataFrame(results)).to_dict("records")
+    assert row["exponent"] == pytest.approx(0.5)
+    assert row["optimizer"] == "SLS"
