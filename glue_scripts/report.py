@@ -262,7 +262,7 @@ def _smoothed(values: list[float], decay: float) -> list[float]:
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    return table.to_markdown(index=False, floatfmt=".3f", missingval="")
+    return table.astype(object).where(table.notna(), None).to_markdown(index=False, floatfmt=".3f", missingval="")
 
 
 def as_page(text: str, directory: Path) -> str:

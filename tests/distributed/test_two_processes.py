@@ -101,6 +101,17 @@ def test_a_checkpoint_of_the_trainer_moves_too(saving: int, loading: int, tmp_pa
     assert resumed["counts"]["trials"] == unbroken["counts"]["trials"]
 
 
+def test_the_trainer_with_fsdp2_resumes_from_its_checkpoint(tmp_path: Path) -> None:
+    def trained(**settings: Any) -> dict[str, Any]:
+        return train(2, tmp_path, "gpt2", per_device_train_batch_size=4, fsdp2=True, **settings)
+
+    unbroken = trained(save_strategy="steps", save_steps=3)
+    resumed = trained(resume_from=str(tmp_path / "checkpoint-3"))
+    assert resumed["losses"] == unbroken["losses"]
+    assert resumed["step_sizes"] == unbroken["step_sizes"]
+    assert resumed["counts"] == unbroken["counts"]
+
+
 def test_ranks_agree_on_uneven_last_batches(tmp_path: Path) -> None:
     settings = {"gradient_accumulation_steps": 2, "max_steps": 10, "optim_args": "search_rate=inf"}
     both = train(2, tmp_path, "gpt2", per_device_train_batch_size=4, rows=27, **settings)
