@@ -144,6 +144,28 @@ def against_best_baseline(table: pd.DataFrame, name: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def time_to_loss(runs: pd.DataFrame, targets: tuple[float, ...], decay: float) -> pd.DataFrame:
+    """Return steps and time until the averaged training loss is at a target, as medians over tasks and seeds.
+
+    The time is in units of the median whole run of AdamW on the same task. A run that never gets there counts as
+    infinitely long.
+    """
+    is_baseline = runs["optimizer"].str.startswith(BASELINE)
+    whole = runs[is_baseline].groupby(["size", "task"])["seconds"].median()
+    reached = []
+    for _, run in runs.iterrows():
+        averaged = np.array(_smoothed(run["losses"], decay))
+        unit = whole.get((run["size"], run["task"]), np.nan)
+        for target in targets:
+            below = np.flatnonzero(averaged <= target)
+            steps = below[0] + 1 if len(below) else np.inf
+            time = steps / len(averaged) * run["seconds"] / unit
+            reached.append({"optimizer": run["optimizer"], "loss": target, "steps": steps, "time": time})
+    medians = pd.DataFrame(reached).groupby(["optimizer", "loss"], sort=False).median().unstack("loss")
+    medians.columns = [f"{what} to {target:g}" for what, target in medians.columns]
+    return medians.sort_values(list(medians.columns))
+
+
 def fit_power_law(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Return the exponent b of `y ~ x^b` by least squares on the logarithms, and its standard error."""
     fit = linregress(np.log(x), np.log(y))
@@ -190,6 +212,11 @@ def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
             mean["score difference"] = comparison["score difference"].mean()
             comparison = pd.concat([comparison, pd.DataFrame([mean])], ignore_index=True)
             parts += [f"## `{name}` against the AdamW of least loss, picked for each task", _markdown(comparison)]
+    parts += [
+        "## Steps and time to a training loss",
+        f"Averaged with decay {args.smoothing:g}; medians over tasks and seeds, in units of AdamW's whole run.",
+        _markdown(time_to_loss(runs, (0.5, 0.2, 0.1), args.smoothing).reset_index()),
+    ]
     law = batch_size_law(runs)
     if len(law):
         parts += ["## Step size against batch size", _markdown(law)]
@@ -262,7 +289,8 @@ def _smoothed(values: list[float], decay: float) -> list[float]:
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    return table.astype(object).where(table.notna(), None).to_markdown(index=False, floatfmt=".3f", missingval="")
+    table = table.replace(np.inf, np.nan).astype(object)
+    return table.where(table.notna(), None).to_markdown(index=False, floatfmt=".3f", missingval="")
 
 
 def as_page(text: str, directory: Path) -> str:

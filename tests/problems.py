@@ -63,7 +63,7 @@ def same(module: nn.Module, parameters: list[Tensor]) -> bool:
 
 def restored(module: nn.Module, parameters: list[Tensor], optimizer: LineSearchOptimizer) -> bool:
     """Whether the parameters are back at the snapshot: to the bit, or to 1e-6 of their norm if they moved uncopied."""
-    if not optimizer.direction.normalized:
+    if optimizer.direction.largest_update == float("inf") or not optimizer.direction.searches_applied:
         return same(module, parameters)
     now, before = parameters_to_vector(module.parameters()), parameters_to_vector(parameters)
     precision = torch.finfo(now.dtype).eps / torch.finfo(torch.float32).eps

@@ -19,7 +19,17 @@ from .glue import SCRIPTS, glue_dir
 
 ray = pytest.importorskip("ray")
 
-from report import ReportArguments, as_page, batch_size_law, by_optimizer, fit_power_law, overall, report, table_of_runs
+from report import (
+    ReportArguments,
+    as_page,
+    batch_size_law,
+    by_optimizer,
+    fit_power_law,
+    overall,
+    report,
+    table_of_runs,
+    time_to_loss,
+)
 from sweep import Run, is_finished, read_results, read_sweep
 
 SMOKE = SCRIPTS / "sweeps" / "smoke.json"
@@ -193,6 +203,22 @@ def test_the_tables_are_the_means(tmp_path: Path) -> None:
     assert "| mrpc, small | AdamW 1e-4   |        0.500 |              0.150 |        1.200 |" in text
     assert (tmp_path / "mrpc-small.png").stat().st_size > 10_000
     assert text.count("![") == as_page(text, tmp_path).count("data:image/png;base64") == 2
+
+
+def test_the_time_to_a_loss_is_that_of_the_first_step_below_it() -> None:
+    falling = {"losses": [1.0, 0.4, 0.3, 0.05]}
+    runs = table_of_runs(
+        [
+            made_up("AdamW", 0, "mrpc", 0.05, 0.7, **falling),
+            made_up("adam_sls", 0, "mrpc", 0.05, 0.7, losses=[1.0, 0.6, 0.55, 0.45]),
+        ]
+    )
+    reached = time_to_loss(runs, (0.5, 0.1), decay=0.0)
+    assert reached.loc["AdamW", "steps to 0.5"] == 2
+    assert reached.loc["AdamW", "time to 0.5"] == pytest.approx(0.5)
+    assert reached.loc["AdamW", "steps to 0.1"] == 4
+    assert reached.loc["adam_sls", "time to 0.5"] == pytest.approx(1.2)
+    assert reached.loc["adam_sls", "time to 0.1"] == float("inf")
 
 
 def test_the_exponent_of_a_power_law_is_found() -> None:

@@ -7,7 +7,8 @@ direction is `p = -u`, and the slope of the mini-batch loss along it is `s = <g,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from math import inf, sqrt
 from typing import Any, Literal, get_args
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
-from ._tensors import chunks
+from ._tensors import HALF, chunks
 from ._validation import check_choice, check_range
 
 SearchDirection = Literal["gradient", "momentum"]
@@ -26,7 +27,8 @@ class Direction:
     """What a step moves along. A frozen rule; its moments live in the optimizer's per-parameter state.
 
     A direction of your own defines `new_state`, `accumulate` and `applied`, and `searched` if it searches along another
-    update than it applies. All lists are of the same length, one item for each parameter with a gradient.
+    update than it applies. All lists are of the same length, one item for each parameter with a gradient; for an
+    `elementwise` direction an item may be a piece of a parameter, with that piece of its gradient and state.
     """
 
     searches_applied: bool = True
@@ -35,8 +37,14 @@ class Direction:
     elementwise: bool = False
     """Whether each element's update depends on that element alone, so that a large parameter can come in pieces."""
 
-    normalized: bool = False
-    """Whether the elements of an update are about 1 at most, so that the step size says how far parameters move."""
+    largest_update: float = inf
+    """What no element of `applied` exceeds, if `applied` depends on the moments alone."""
+
+    def __init_subclass__(cls) -> None:
+        """What a class says of its updates holds for that class only."""
+        for name in ("elementwise", "largest_update"):
+            if name not in vars(cls):
+                setattr(cls, name, getattr(Direction, name))
 
     def new_state(self, parameter: Tensor) -> State:
         """Return the moments of one parameter before its first step."""
@@ -96,9 +104,11 @@ def _has_fused_kernel(optimizer: str, device: torch.device, dtype: torch.dtype) 
     return True
 
 
-def _can_fuse(optimizer: str, parameters: list[Tensor]) -> bool:
+def _can_fuse(optimizer: str, parameters: list[Tensor], *others: list[Tensor]) -> bool:
+    """Whether torch has a kernel for the parameters, and all tensors are laid out alike, which it takes for granted."""
     kinds = {(parameter.device, parameter.dtype) for parameter in parameters}
-    return all(_has_fused_kernel(optimizer, *kind) for kind in kinds)
+    alike = all(x.stride() == p.stride() for tensors in others for x, p in zip(tensors, parameters))
+    return alike and all(_has_fused_kernel(optimizer, *kind) for kind in kinds)
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,7 @@ class Gradient(Direction):
         weight_decay: float,
         skip: Tensor,
     ) -> None:
-        if not _can_fuse("SGD", parameters):
+        if not _can_fuse("SGD", parameters, gradients):
             return super().advance(parameters, gradients, states, step_size, weight_decay, skip)
         sgd(
             parameters,
@@ -150,7 +160,6 @@ class Adam(Direction):
     """
 
     elementwise = True
-    normalized = True
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -169,9 +178,14 @@ class Adam(Direction):
     def searches_applied(self) -> bool:  # type: ignore[override]
         return self.search == "momentum"
 
+    @property
+    def largest_update(self) -> float:  # type: ignore[override]
+        beta1, beta2 = self.betas
+        return max(1.0, (1 - beta1) / sqrt(1 - beta2)) if self.eps else inf
+
     def new_state(self, parameter: Tensor) -> State:
-        names = ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if self.amsgrad else ()))
-        moments = {name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in names}
+        zeros = partial(torch.zeros_like, parameter, memory_format=torch.preserve_format)
+        moments = {name: zeros() for name in self._moment_names}
         return {"step": torch.zeros((), dtype=torch.float32, device=parameter.device), **moments}
 
     def accumulate(self, gradients: list[Tensor], states: list[State]) -> None:
@@ -195,16 +209,17 @@ class Adam(Direction):
         return self._preconditioned(gradients, states, torch.ones(len(states), device=states[0]["step"].device))
 
     def _preconditioned(self, vectors: list[Tensor], states: list[State], correction: Tensor) -> list[Tensor]:
-        """Return `vectors / correction / (sqrt(v^) + eps)`."""
+        """Return `vectors / correction / (sqrt(v^) + eps)`, in fp32 for half precision, where eps would be 0."""
         scale = correction / _bias_correction(self.betas[1], states).sqrt()
-        denominators = torch._foreach_sqrt([state[self._second_moment] for state in states])
+        second_moments = [state[self._moment_names[-1]] for state in states]
+        denominators = torch._foreach_sqrt([v.float() if v.dtype in HALF else v for v in second_moments])
         torch._foreach_mul_(denominators, scale.unbind())
         torch._foreach_add_(denominators, (self.eps * correction).unbind())
-        return list(torch._foreach_div(vectors, denominators))
+        return [torch.div(vector, x, out=x) for vector, x in zip(vectors, denominators)]
 
     @property
-    def _second_moment(self) -> str:
-        return "max_exp_avg_sq" if self.amsgrad else "exp_avg_sq"
+    def _moment_names(self) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if self.amsgrad else ("exp_avg", "exp_avg_sq")
 
     def advance(
         self,
@@ -215,14 +230,15 @@ class Adam(Direction):
         weight_decay: float,
         skip: Tensor,
     ) -> None:
-        if not _can_fuse("AdamW", parameters):
+        moments = {name: [state[name] for state in states] for name in self._moment_names}
+        if not _can_fuse("AdamW", parameters, gradients, *moments.values()):
             return super().advance(parameters, gradients, states, step_size, weight_decay, skip)
         adamw(
             parameters,
             gradients,
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [state["max_exp_avg_sq"] for state in states] if self.amsgrad else [],
+            moments["exp_avg"],
+            moments["exp_avg_sq"],
+            moments.get("max_exp_avg_sq", []),
             [state["step"] for state in states],
             fused=True,
             found_inf=skip,
@@ -247,7 +263,6 @@ class Adagrad(Direction):
     """
 
     elementwise = True
-    normalized = True
 
     eps: float = 1e-10
 

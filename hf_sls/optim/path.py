@@ -15,8 +15,8 @@ from .sharding import ShardGroups, sum_over_shards
 
 Update: TypeAlias = Callable[[list[Tensor], list[State]], list[Tensor]]
 
-LONGEST_WITHOUT_COPY = 1e-3
-"""The largest step size, along a normalized update, whose rounding does not show in the parameters."""
+LONGEST_WITHOUT_COPY = 3e-3
+"""How far an element may move and come back by addition; its rounding stays below 1e-6 over a thousand trials."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,9 @@ class Path:
 
     The parameters are moved in place, part by part, as a rule without a copy of them: a step back adds the numbers
     that the step has subtracted, which gives w again but for elements that the step takes past a power of two, and
-    those to within a rounding. Where that rounding could show, copies are kept: in half precision, along updates that
-    are not normalized, and for steps above `LONGEST_WITHOUT_COPY`.
+    those to within a rounding. Copies are kept where that rounding could show or the numbers could be others by then:
+    in half precision, for moves above `LONGEST_WITHOUT_COPY`, along updates that depend on the gradient, and of
+    parameters that are not to move in the end.
 
     Args:
         direction: gives the updates, from gradients and states.
@@ -72,7 +73,7 @@ class Path:
     ) -> None:
         self.step_size = 0.0
         self._skip: Tensor | None = None
-        self._update: Update = direction.searched
+        self._update: Update = direction.applied if direction.searches_applied else direction.searched
         self._direction = direction
         self._parts: list[_Part] = []
         for kind in dict.fromkeys(kinds):
@@ -85,8 +86,9 @@ class Path:
 
     @property
     def longest_without_copy(self) -> float:
-        """The largest step size for which fp32 parameters are not copied."""
-        return LONGEST_WITHOUT_COPY if self._direction.normalized else 0.0
+        """The largest step size along the present update for which fp32 parameters are not copied."""
+        bounded = self._update == self._direction.applied
+        return LONGEST_WITHOUT_COPY / self._direction.largest_update if bounded else 0.0
 
     def advance(self, step_size: float, skip: Tensor) -> Tensor:
         """Fold the gradients into the moments, go to `step_size`, and return the slope `<g, u>` as a 0-dim tensor.
@@ -106,8 +108,12 @@ class Path:
         for part in self._parts:
             self._save(part, step_size)
             starts = part.copies or [parameter.clone() for parameter in part.parameters]
+            try:
+                self._direction.advance(part.parameters, part.gradients, part.states, step_size, 0.0, skip)
+            except BaseException:
+                torch._foreach_copy_(part.parameters, starts)
+                raise
             part.step_size = step_size
-            self._direction.advance(part.parameters, part.gradients, part.states, step_size, 0.0, skip)
             slopes.append(dot_difference(part.gradients, starts, part.parameters))
         return self._sum_over_shards(slopes) / step_size
 
@@ -132,39 +138,56 @@ class Path:
         if self._skip is not None:
             self.confirm(bool(self._skip))
         for part in self._parts:
-            if part.step_size != step_size:
+            if step_size == 0 and part.copies is not None:
+                self._restore(part, [])
+            elif part.step_size != step_size:
                 self._move(part, step_size)
         self.step_size = step_size
 
     def take(self) -> None:
         """Go to `w - lr * step_size * (u + weight_decay * w)`, where the path ends."""
+        to_decay = []
         for part in self._parts:
-            share = part.kind.lr
-            decay = share * self.step_size * part.kind.weight_decay
-            if part.copies is not None and (share, decay) != (1, 0):
+            share = part.kind.lr * self.step_size
+            decay = share * part.kind.weight_decay
+            if (share, decay) == (part.step_size, 0.0):
+                continue
+            update = self._update(part.gradients, part.states)
+            if part.copies is not None:
                 torch._foreach_copy_(part.parameters, part.copies)
-                part.step_size = 0.0
-            if decay:
                 torch._foreach_mul_(part.parameters, 1 - decay)
-            if rest := (1 - decay) * part.step_size - share * self.step_size:
-                torch._foreach_add_(part.parameters, self._update(part.gradients, part.states), alpha=rest)
+                torch._foreach_add_(part.parameters, update, alpha=-share)
+            else:
+                self._shift(part, update, share / (1 - decay))
+                to_decay.append((part.parameters, decay))
+        self._parts = []
+        for parameters, decay in to_decay:
+            torch._foreach_mul_(parameters, 1 - decay)
 
     def _move(self, part: _Part, step_size: float) -> list[Tensor]:
         update = self._update(part.gradients, part.states)
-        if part.copies is not None:
-            torch._foreach_copy_(part.parameters, part.copies)
-        elif part.step_size:
-            torch._foreach_add_(part.parameters, update, alpha=part.step_size)
-        part.step_size = 0.0
+        self._restore(part, update)
         self._save(part, step_size)
-        if step_size:
-            torch._foreach_add_(part.parameters, update, alpha=-step_size)
-        part.step_size = step_size
+        self._shift(part, update, step_size)
         return update
 
+    def _restore(self, part: _Part, update: list[Tensor]) -> None:
+        if part.copies is not None:
+            torch._foreach_copy_(part.parameters, part.copies)
+            part.step_size = 0.0
+        self._shift(part, update, 0.0)
+
+    @staticmethod
+    def _shift(part: _Part, update: list[Tensor], step_size: float) -> None:
+        """Go straight to `step_size`; that is written down before the move, as an interrupt comes after it."""
+        distance, part.step_size = part.step_size - step_size, step_size
+        if distance:
+            torch._foreach_add_(part.parameters, update, alpha=distance)
+
     def _save(self, part: _Part, step_size: float) -> None:
+        stays = part.kind.lr == 0
         half = any(parameter.dtype in HALF for parameter in part.parameters)
-        if part.copies is None and (half or step_size > self.longest_without_copy):
+        if part.copies is None and (stays or half or step_size > self.longest_without_copy):
             part.copies = [parameter.clone() for parameter in part.parameters]
 
     def _sum_over_shards(self, slopes: list[Tensor]) -> Tensor:
@@ -180,11 +203,14 @@ def _split(direction: Direction, parameter: Tensor, gradient: Tensor, state: Sta
 
     What a state has besides tensors of the parameter's shape, a step count, goes on in the first piece.
     """
-    moments = {name: value for name, value in state.items() if value.shape == parameter.shape}
-    views = [pieces(x) for x in (parameter, gradient, *moments.values())] if direction.elementwise else []
-    if not views or not all(x.is_contiguous() for x in (parameter, *moments.values())) or len(views[0]) == 1:
+    if not direction.elementwise or len(pieces(parameter)) == 1:
         yield parameter, gradient, state
         return
-    for index, (piece, piece_gradient, *piece_moments) in enumerate(zip(*views)):
+    moments = {name: value for name, value in state.items() if value.shape == parameter.shape}
+    if not all(x.is_contiguous() for x in (parameter, gradient, *moments.values())):
+        yield parameter, gradient, state
+        return
+    split = zip(*map(pieces, (parameter, gradient, *moments.values())))
+    for index, (piece, piece_gradient, *piece_moments) in enumerate(split):
         others = {name: value if index == 0 else value.clone() for name, value in state.items() if name not in moments}
         yield piece, piece_gradient, {**dict(zip(moments, piece_moments)), **others}

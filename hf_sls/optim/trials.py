@@ -44,9 +44,11 @@ class Trials:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is not None or not self._taken:
-            self._path.go_to(0.0)
-        self._random_state_on_entry.restore()
+        try:
+            if error is not None or not self._taken:
+                self._path.go_to(0.0)
+        finally:
+            self._random_state_on_entry.restore()
 
     def loss_at(self, step_size: float) -> float:
         """Return `phi(step_size)`."""

@@ -524,5 +524,5 @@ def test_a_thousand_rejected_trials_leave_the_parameters_where_they_were(member:
         assert optimizer.last_report.outcome in ("exhausted", "unresolvable", "no_slope")
         rejected += max(optimizer.last_report.backtracks, 1)
         for group in optimizer.param_groups:
-            group["step_size"] = 1.0
+            group["line_search"] = {**group["line_search"], "step_size": 5e-4}
     assert restored(model, before, optimizer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from typing import Any
 
 import pytest
@@ -9,10 +11,12 @@ import torch
 from torch import Tensor
 
 from hf_sls.optim import Adagrad, Adam, Direction, Gradient, _tensors
-from hf_sls.optim.path import LONGEST_WITHOUT_COPY, Kind, Path
+from hf_sls.optim.path import Kind, Path
 
 DIRECTIONS = [Gradient(), Adam(), Adam(search="gradient"), Adam(amsgrad=True), Adagrad()]
+UNCOPIED = [Adam(), Adam(amsgrad=True)]
 STAY, GO = torch.ones(()), torch.zeros(())
+SHORT = 0.9e-3
 every_direction = pytest.mark.parametrize("direction", DIRECTIONS, ids=str)
 
 
@@ -55,7 +59,7 @@ def test_in_pieces_as_in_one(direction: Direction, monkeypatch: pytest.MonkeyPat
 
 @every_direction
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("step_size", [LONGEST_WITHOUT_COPY, 1e4])
+@pytest.mark.parametrize("step_size", [SHORT, 1e4])
 def test_back_to_the_start(direction: Direction, dtype: torch.dtype, step_size: float) -> None:
     """To the bit where a rounding would show, else most elements, and the others to a few roundings."""
     parameters, gradients, states = lists(direction, dtype)
@@ -69,7 +73,7 @@ def test_back_to_the_start(direction: Direction, dtype: torch.dtype, step_size: 
         torch.cat([x.float().flatten() for x in tensors])
         for tensors in ([now - start for now, start in zip(parameters, starts)], starts)
     )
-    if direction.normalized and dtype == torch.float32 and step_size <= LONGEST_WITHOUT_COPY:
+    if direction in UNCOPIED and dtype == torch.float32 and step_size == SHORT:
         assert off.norm() <= 1e-7 * whole.norm()
         assert off.count_nonzero() < 0.1 * off.numel()
     else:
@@ -94,8 +98,133 @@ def test_a_skipped_advance_moves_nothing_whether_it_is_confirmed_or_not(directio
 def test_copies_are_kept_only_where_a_rounding_could_show(direction: Direction) -> None:
     parameters, gradients, states = lists(direction)
     path = path_over(direction, parameters, gradients, states)
-    path.advance(LONGEST_WITHOUT_COPY, GO)
-    path.go_to(LONGEST_WITHOUT_COPY / 2)
-    assert all((part.copies is None) == direction.normalized for part in path._parts)
-    path.go_to(2 * LONGEST_WITHOUT_COPY)
+    path.advance(SHORT, GO)
+    path.go_to(SHORT / 2)
+    assert all((part.copies is None) == (direction in UNCOPIED) for part in path._parts)
+    path.go_to(10 * SHORT)
     assert all(part.copies is not None for part in path._parts)
+
+
+def test_a_group_that_is_not_to_move_is_copied() -> None:
+    parameters, gradients, states = lists(Adam())
+    starts = [parameter.clone() for parameter in parameters]
+    kinds = [Kind(lr=0.0, weight_decay=0.1, shard_groups=())] * len(parameters)
+    path = Path(Adam(), parameters, gradients, states, kinds)
+    path.advance(SHORT, GO)
+    path.take()
+    torch.testing.assert_close(parameters, starts, rtol=0.0, atol=0.0)
+
+
+@every_direction
+def test_another_update_starts_where_the_first_one_did(direction: Direction) -> None:
+    """After steps that make the gradient and its average differ."""
+    parameters, gradients, states = lists(direction)
+    for past in (-1.0, 0.3, 2.0):
+        direction.accumulate(
+            [past * gradient.roll(1, 0) if gradient.ndim else gradient for gradient in gradients], states
+        )
+    starts = [parameter.clone() for parameter in parameters]
+    path = path_over(direction, parameters, gradients, states)
+    path.advance(SHORT, GO)
+    for update, step_size in ((direction.steepest, 5e-4), (direction.applied, 7e-4)):
+        slope = path.follow(update, step_size)
+        along = update(gradients, states)
+        expected = sum(float((g.double() * u.double()).sum()) for g, u in zip(gradients, along))
+        assert float(slope) == pytest.approx(expected, rel=1e-4)
+        torch.testing.assert_close(parameters, [w - step_size * u for w, u in zip(starts, along)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@every_direction
+def test_the_step_is_taken_by_its_share_and_decays(
+    direction: Direction, weight_decay: float, dtype: torch.dtype
+) -> None:
+    parameters, gradients, states = lists(direction, dtype)
+    starts = [parameter.clone() for parameter in parameters]
+    path = Path(direction, parameters, gradients, states, [Kind(0.4, weight_decay, ())] * len(parameters))
+    path.advance(SHORT, GO)
+    path.follow(direction.applied, SHORT)
+    path.take()
+    step = 0.4 * SHORT
+    update = direction.applied(gradients, states)
+    expected = [(w.float() - step * (u.float() + weight_decay * w.float())).to(dtype) for w, u in zip(starts, update)]
+    torch.testing.assert_close(parameters, expected)
+
+
+@every_direction
+@pytest.mark.parametrize("step_size", [SHORT, 0.1])
+def test_an_error_at_any_moment_loses_nothing(
+    direction: Direction, step_size: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt is delivered after the call that it falls into: here after each in-place move in turn."""
+    monkeypatch.setattr(_tensors, "_CHUNK_ON_CPU", 512)
+    for interrupted in itertools.count(1):
+        parameters, gradients, states = lists(direction)
+        starts = [parameter.clone() for parameter in parameters]
+        path = path_over(direction, parameters, gradients, states)
+        countdown = Countdown(interrupted)
+        with monkeypatch.context() as patch:
+            for name in ("_foreach_add_", "_foreach_copy_"):
+                patch.setattr(torch, name, countdown.over(getattr(torch, name)))
+            with contextlib.suppress(KeyboardInterrupt):
+                path.advance(step_size, GO)
+                path.go_to(step_size / 2)
+                path.follow(direction.applied, step_size)
+                path.take()
+        if countdown.left > 0:
+            assert interrupted > 10
+            break
+        path.go_to(0.0)
+        torch.testing.assert_close(parameters, starts, rtol=1e-6, atol=1e-7)
+
+
+class Countdown:
+    """Interrupts after so many calls."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+
+    def over(self, function: Any) -> Any:
+        def called(*args: Any, **kwargs: Any) -> None:
+            function(*args, **kwargs)
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+        return called
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_an_element_without_gradient_does_not_move_in_half_precision(dtype: torch.dtype) -> None:
+    """In fp16 the eps of 1e-8 would be zero."""
+    direction = Adam()
+    parameter, gradient = torch.ones(4, dtype=dtype), torch.tensor([1e-2, 0, 0, 1e-2], dtype=dtype)
+    states = [direction.new_state(parameter)]
+    direction.accumulate([gradient], states)
+    (update,) = direction.applied([gradient], states)
+    assert update[1] == update[2] == 0
+    assert torch.isfinite(update).all()
+
+
+def test_what_a_direction_says_of_itself_does_not_hold_for_its_subclasses() -> None:
+    class ByNorm(Adam):
+        """An update that depends on the norm of the whole parameter."""
+
+    assert Adam().elementwise
+    assert not ByNorm().elementwise
+    assert ByNorm().largest_update == float("inf")
+
+
+def test_moments_that_are_laid_out_otherwise_do_not_meet_the_fused_kernel() -> None:
+    """As they may be after loading a checkpoint."""
+    results = []
+    for layout in (torch.channels_last, torch.contiguous_format):
+        direction = Adam()
+        parameters, gradients, states = lists(direction)
+        states[3] = {
+            name: value.clone(memory_format=layout) if value.ndim else value for name, value in states[3].items()
+        }
+        direction.advance(parameters, gradients, states, 0.1, 0.0, GO)
+        results.append(parameters)
+    torch.testing.assert_close(*results)
