@@ -3,7 +3,7 @@
     python glue_scripts/report.py out/smoke
 
 Losses are averaged as geometric means over the seeds, scores as means; `L` is the mean logarithm of the training
-losses. *Passes* are forward passes per step, *time* is that of training without evaluation, over the median of the
+losses. *Passes* are forward passes per step, *time* is that of training with its checkpoints, over the median of the
 AdamW runs on the same task; runs that were resumed have none. Ranks are over the optimizers that have run on each task
 with each seed.
 """
@@ -66,7 +66,7 @@ def main() -> None:
 
 def table_of_runs(results: list[dict[str, Any]]) -> pd.DataFrame:
     """Return one row a run, with what the tables average."""
-    runs = pd.DataFrame(results)
+    runs = pd.DataFrame(results).drop_duplicates(["task", "size", "optimizer", "seed"], keep="last")
     runs["best_score"] = runs["score_per_epoch"].map(max)
     runs["passes"] = runs["forward_passes"] / runs["backward_passes"]
     runs["seconds"] = runs["training_seconds"].where(~runs["resumed"])
@@ -98,9 +98,9 @@ def overall(table: pd.DataFrame) -> pd.DataFrame:
     tasks = table.groupby(["size", "task"])
     ranks = pd.DataFrame(
         {
-            "rank by loss": tasks["final_loss"].rank(),
-            "rank by score": tasks["score"].rank(ascending=False),
-            "rank by L": tasks["mean_log_loss"].rank(),
+            "rank by loss": tasks["final_loss"].rank(na_option="bottom"),
+            "rank by score": tasks["score"].rank(ascending=False, na_option="bottom"),
+            "rank by L": tasks["mean_log_loss"].rank(na_option="bottom"),
         }
     )
     by_name = table.groupby("optimizer", sort=False)
@@ -128,7 +128,7 @@ def against_best_baseline(table: pd.DataFrame, name: str) -> pd.DataFrame:
     rows = []
     for (size, task), of_task in table.groupby(["size", "task"], sort=False):
         of_task = of_task.droplevel(["size", "task"])
-        baselines = of_task[of_task.index.str.startswith(BASELINE)]
+        baselines = of_task[of_task.index.str.startswith(BASELINE) & of_task["final_loss"].notna()]
         if baselines.empty or name not in of_task.index:
             continue
         best, ours = baselines.loc[baselines["final_loss"].idxmin()], of_task.loc[name]
@@ -199,7 +199,7 @@ def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
         f"{len(runs)} runs on {', '.join(sorted(runs['device'].unique()))}; {'; '.join(versions)}.",
         __doc__.split("\n\n")[2].replace("\n", " "),
         "## All tasks",
-        _markdown(overall(table).reset_index()),
+        _markdown(overall(table).reset_index()) if len(overall(table)) else "No optimizer has run on each task yet.",
     ]
     for name in ("adam_sls", "adam_salsa"):
         comparison = against_best_baseline(table, name)
@@ -225,12 +225,14 @@ def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
         rows = of_task.droplevel(["size", "task"])
         of_runs = runs[(runs["task"] == task) & (runs["size"] == size)]
         losses = zip(rows["final_loss"], rows["lowest_loss"], rows["highest_loss"])
-        scores = zip(rows["score"], rows["score_std"].fillna(0.0))
+        scores = zip(rows["score"], rows["score_std"])
         shown = pd.DataFrame(
             {
                 "seeds": rows["seeds"],
                 "final loss (low to high)": [f"{mean:.4f} ({low:.4f} to {high:.4f})" for mean, low, high in losses],
-                of_runs["metric"].iloc[0]: [f"{mean:.3f} ± {spread:.3f}" for mean, spread in scores],
+                of_runs["metric"].iloc[0]: [
+                    f"{mean:.3f}" + (f" ± {std:.3f}" if std == std else "") for mean, std in scores
+                ],
                 "best epoch": rows["best_score"],
                 "L": rows["mean_log_loss"],
                 "passes": rows["passes"],
@@ -244,7 +246,7 @@ def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
         parts += [f"## {task}, {size}", _markdown(shown.reset_index())]
         names = [n for n in rows.index if not args.optimizers or n in args.optimizers][: len(_STYLES)]
         for smoothing in dict.fromkeys((args.smoothing, 0.0)):
-            stem = f"{task}-{size}{'' if smoothing else '-raw'}"
+            stem = re.sub(r"[^\w.-]+", "_", f"{task}-{size}{'' if smoothing else '-raw'}")
             figure = curves(of_runs, names, smoothing)
             for extension in ("png", "svg"):
                 figure.savefig(

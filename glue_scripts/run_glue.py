@@ -98,6 +98,7 @@ class GlueTrainingArguments(SLSTrainingArguments):
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Examples in a batch of training."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples in a batch of evaluation."})
     logging_steps: float = field(default=1, metadata={"help": "Log every so many steps."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Whether to log a loss of NaN as another."})
 
     def __post_init__(self) -> None:
         if not self.do_eval:

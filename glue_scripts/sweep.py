@@ -11,6 +11,7 @@ the work. Every finished run is one line of `results.jsonl` in `output_dir`; `re
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -36,7 +37,7 @@ from transformers import HfArgumentParser
 from hf_sls import last_complete_checkpoint, mean_log_loss
 
 SCRIPTS = Path(__file__).parent
-RESULTS, LOG, RESULT, TIMES = "results.jsonl", "run.log", "result.json", "times.json"
+RESULTS, LOG, TRAINED = "results.jsonl", "run.log", "trained.json"
 PACKAGES = ("torch", "transformers", "hf-sls")
 
 
@@ -62,6 +63,9 @@ class SweepArguments:
             )
         if self.output_dir is None:
             self.output_dir = str(Path("out") / Path(self.sweep).stem)
+        self.sweep, self.output_dir = str(Path(self.sweep).resolve()), str(Path(self.output_dir).resolve())
+        if self.data_root is not None:
+            self.data_root = str(Path(self.data_root).resolve())
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,15 @@ class Run:
     peer: str | None
 
     @property
+    def label(self) -> str:
+        """What to call it."""
+        return "-".join((self.task, self.size, self.optimizer, str(self.seed)))
+
+    @property
     def name(self) -> str:
-        """The name of its directory."""
-        return "-".join(
-            re.sub(r"[^\w.]+", "_", part) for part in (self.task, self.size, self.optimizer, str(self.seed))
-        )
+        """The name of its directory, another one for other settings."""
+        digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+        return f"{re.sub(r'[^-.0-9A-Za-z]+', '_', self.label)}-{digest[:6]}"
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -131,13 +139,13 @@ def read_sweep(path: str | Path) -> list[Run]:
 def main() -> None:
     """Run the script."""
     (args,) = HfArgumentParser(SweepArguments).parse_args_into_dataclasses(_with_flag(sys.argv[1:]))
-    output_dir = Path(args.output_dir).resolve()
+    output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    wanted = [run for run in read_sweep(args.sweep) if re.search(args.only or "", run.name)]
-    waiting = [run for run in wanted if not is_finished(run, output_dir)]
+    wanted = [run for run in read_sweep(args.sweep) if re.search(args.only or "", run.label)]
+    waiting = [run for run in wanted if find_result(run, output_dir) is None]
     print(f"{len(wanted)} runs, {len(wanted) - len(waiting)} of them finished before.")
 
-    ray.init(address=args.address, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init(address=args.address or "local", include_dashboard=False, log_to_driver=False, configure_logging=False)
     remote = ray.remote(
         num_cpus=args.cpus_per_run,
         num_gpus=args.gpus_per_run,
@@ -150,20 +158,22 @@ def main() -> None:
     with tqdm(total=len(wanted), initial=len(wanted) - len(waiting), unit="run", smoothing=0) as progress:
         while under_way:
             finished, _ = ray.wait(list(under_way), timeout=2)
-            progress.set_postfix_str(", ".join(progress_of(run, output_dir) for run in under_way.values())[:120])
+            progress.set_postfix_str(
+                ", ".join(filter(None, (epochs_of(run, output_dir) for run in under_way.values())))
+            )
             for reference in finished:
                 run = under_way.pop(reference)
                 try:
                     result = ray.get(reference)
                 except ray.exceptions.RayError as error:
-                    failed.append(run.name)
-                    progress.write(f"{run.name} failed: {str(error).strip().splitlines()[-1]}")
+                    failed.append(run.label)
+                    progress.write(f"{run.label} failed: {str(error).strip().splitlines()[-1]}")
                     continue
                 if result is None:
-                    elsewhere.append(run.name)
+                    elsewhere.append(run.label)
                 else:
                     progress.update()
-                    progress.write(f"{run.name}: loss {result['final_loss']:.4f}, {result['headline']}")
+                    progress.write(f"{run.label}: loss {result['final_loss']:.4f}, {result['headline']}")
     to_parquet(output_dir)
     if elsewhere:
         print(f"{len(elsewhere)} runs are under way in another sweep on the same directory.")
@@ -180,51 +190,65 @@ def execute(run: Run, args: SweepArguments, output_dir: Path) -> dict[str, Any] 
     directory.mkdir(exist_ok=True)
     try:
         with FileLock(directory / "lock", timeout=0):
-            if not is_finished(run, output_dir):
-                if not (directory / TIMES).exists():
-                    _train(run, args, directory)
-                result = result_of(run, directory)
-                with FileLock(output_dir / "lock"), (output_dir / RESULTS).open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(result) + "\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                (directory / RESULT).write_text(json.dumps(result), encoding="utf-8")
-                if not args.keep_models:
-                    _remove_models(directory)
-            result = json.loads((directory / RESULT).read_text(encoding="utf-8"))
+            found = find_result(run, output_dir)
+            if found is not None:
+                return found
+            if not (directory / TRAINED).exists():
+                _write(directory / TRAINED, _train(run, args, directory))
+            result = result_of(run, directory)
+            if not args.keep_models:
+                _remove_models(directory)
+            with FileLock(output_dir / "lock"), (output_dir / RESULTS).open("a", encoding="utf-8") as file:
+                file.write(f"\n{json.dumps(result)}\n")
+                file.flush()
+                os.fsync(file.fileno())
             return result
     except Timeout:
         return None
 
 
-def _train(run: Run, args: SweepArguments, directory: Path) -> None:
-    settings = {"save_strategy": "no" if run.peer else "epoch", "save_total_limit": 1, "report_to": "none"}
+def _train(run: Run, args: SweepArguments, directory: Path) -> dict[str, Any]:
+    """Run the script to its end, and return what its own files do not say: times, device, versions."""
+    settings = {"save_strategy": "epoch", "save_total_limit": 1, "report_to": "none", "use_cpu": args.gpus_per_run == 0}
     settings |= {**run.settings, "output_dir": str(directory), "disable_tqdm": True}
     if args.data_root is not None:
-        settings["data_dir"] = str(Path(args.data_root).resolve() / run.task)
+        settings["data_dir"] = str(Path(args.data_root) / run.task)
     elif "data_dir" in settings:
-        settings["data_dir"] = str(Path(args.sweep).resolve().parent / str(settings["data_dir"]))
-    checkpoint = last_complete_checkpoint(directory)
+        settings["data_dir"] = str(Path(args.sweep).parent / str(settings["data_dir"]))
+    checkpoint = last_complete_checkpoint(directory) if run.peer is None else None
     if isinstance(checkpoint, str):
         settings["resume_from_checkpoint"] = checkpoint
-    arguments = directory / "arguments.json"
-    arguments.write_text(json.dumps(settings), encoding="utf-8")
+    _write(directory / "arguments.json", settings)
     script = [str(SCRIPTS / "run_peer.py"), run.peer] if run.peer else [str(SCRIPTS / "run_glue.py")]
-    if args.gpus_per_run == 0:
+    if settings["use_cpu"]:
         torch.set_num_threads(args.cpus_per_run)
+        device = f"CPU, {args.cpus_per_run} core{'s' if args.cpus_per_run > 1 else ''}"
+    else:
+        device = torch.cuda.get_device_name()
     started, cpu_started = time.time(), cpu_seconds()
-    with (directory / LOG).open("a", encoding="utf-8") as log, _as_script([*script, str(arguments)], log):
+    with (directory / LOG).open("a", encoding="utf-8") as log, _as_script([*script, directory / "arguments.json"], log):
         runpy.run_path(script[0], run_name="__main__")
-    times = {"wall_seconds": time.time() - started, "cpu_seconds": cpu_seconds() - cpu_started}
-    times["resumed"] = isinstance(checkpoint, str)
-    (directory / TIMES).write_text(json.dumps(times), encoding="utf-8")
+    return {
+        "wall_seconds": time.time() - started,
+        "cpu_seconds": cpu_seconds() - cpu_started,
+        "resumed": isinstance(checkpoint, str),
+        "device": device,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    }
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON in one piece or not at all."""
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(content), encoding="utf-8")
+    temporary.replace(path)
 
 
 @contextlib.contextmanager
-def _as_script(argv: list[str], log: Any) -> Iterator[None]:
+def _as_script(argv: list[Any], log: Any) -> Iterator[None]:
     """Give a script its command line, its import path and its output file."""
     argv_before, path_before = sys.argv, sys.path
-    sys.argv, sys.path = argv, [str(SCRIPTS), *sys.path]
+    sys.argv, sys.path = [str(argument) for argument in argv], [str(SCRIPTS), *sys.path]
     try:
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             yield
@@ -241,11 +265,11 @@ def cpu_seconds() -> float:
 def result_of(run: Run, directory: Path) -> dict[str, Any]:
     """Return what a finished run says of itself: settings, versions, device, curves, passes and times."""
     metrics = json.loads((directory / "all_results.json").read_text(encoding="utf-8"))
-    history = json.loads((directory / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-    steps = [entry for entry in history if "loss" in entry]
-    evaluations = {entry["epoch"]: entry for entry in history if "eval_loss" in entry}
+    state = json.loads((directory / "trainer_state.json").read_text(encoding="utf-8"))
+    steps = [entry for entry in state["log_history"] if "loss" in entry]
+    evaluations = {entry["epoch"]: entry for entry in state["log_history"] if "eval_loss" in entry}
     headline = _headline(run.task)
-    forward = metrics.get("train_forward_passes_per_step", 1.0) * len(steps)
+    backward = state["global_step"] * run.settings.get("gradient_accumulation_steps", 1)
     training_seconds = metrics["train_runtime"] - sum(entry["eval_runtime"] for entry in evaluations.values())
     return {
         **run.identity,
@@ -258,12 +282,10 @@ def result_of(run: Run, directory: Path) -> dict[str, Any]:
         "score_per_epoch": [entry[f"eval_{headline}"] for entry in evaluations.values()],
         "losses": [entry["loss"] for entry in steps],
         "step_sizes": [entry["learning_rate"] for entry in steps],
-        "forward_passes": forward,
-        "backward_passes": len(steps),
+        "forward_passes": metrics.get("train_forward_passes_per_step", 1.0) * backward,
+        "backward_passes": backward,
         "training_seconds": training_seconds,
-        **json.loads((directory / TIMES).read_text(encoding="utf-8")),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} core",
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        **json.loads((directory / TRAINED).read_text(encoding="utf-8")),
     }
 
 
@@ -289,26 +311,35 @@ def read_results(output_dir: Path) -> list[dict[str, Any]]:
     return results
 
 
-def is_finished(run: Run, output_dir: Path) -> bool:
-    """Whether the results have this very run."""
-    return any(all(result[key] == value for key, value in run.identity.items()) for result in read_results(output_dir))
+def find_result(run: Run, output_dir: Path) -> dict[str, Any] | None:
+    """Return the result of this very run, if it is finished."""
+    for result in read_results(output_dir):
+        if all(result.get(key) == value for key, value in run.identity.items()):
+            return result
+    return None
 
 
-def progress_of(run: Run, output_dir: Path) -> str:
-    """Return the name of a run, with its last checkpoint if there is one."""
-    checkpoints = sorted((output_dir / run.name).glob("checkpoint-*"))
-    return f"{run.name} ({checkpoints[-1].name})" if checkpoints else run.name
+def epochs_of(run: Run, output_dir: Path) -> str:
+    """Return the name of a run that has begun, and the epochs in its log."""
+    path = output_dir / run.name / LOG
+    if not path.exists():
+        return ""
+    epochs = re.findall(r"'epoch': '?([\d.]+)", path.read_text(encoding="utf-8", errors="replace"))
+    return f"{run.label} (epoch {float(epochs[-1]):.1f})" if epochs else run.label
 
 
 def to_parquet(output_dir: Path) -> None:
     """Write the results as `results.parquet` too, with nested settings as JSON."""
     nested = ("settings", "scores", "versions")
-    rows = [
-        {key: json.dumps(value) if key in nested else value for key, value in result.items()}
-        for result in read_results(output_dir)
-    ]
-    if rows:
-        datasets.Dataset.from_list(rows).to_parquet(output_dir / "results.parquet")
+    with FileLock(output_dir / "lock"):
+        rows = [
+            {key: json.dumps(value) if key in nested else value for key, value in result.items()}
+            for result in read_results(output_dir)
+        ]
+        if rows:
+            temporary = output_dir / "results.part"
+            datasets.Dataset.from_list(rows).to_parquet(temporary)
+            temporary.replace(output_dir / "results.parquet")
 
 
 def _with_flag(argv: list[str]) -> list[str]:

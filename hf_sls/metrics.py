@@ -19,13 +19,13 @@ def mean_log_loss(losses: Sequence[float]) -> float:
         losses: the loss of every step.
 
     Returns:
-        L, without unit; `-inf` if a loss is zero, NaN if one is NaN.
+        L, without unit; `-inf` if a loss is zero, `inf` if one is infinite, NaN if one is NaN or there are both.
 
     Raises:
         ValueError: there is no loss, or one is negative.
     """
-    if not losses:
+    if len(losses) == 0:
         raise ValueError("losses=[] is not allowed: at least one loss is needed.")
     if any(loss < 0 for loss in losses):
         raise ValueError(f"losses has {min(losses)}, which is not allowed: a logarithm needs losses of at least 0.")
-    return math.fsum(math.log(loss) if loss else -math.inf for loss in losses) / len(losses)
+    return sum(math.log(loss) if loss else -math.inf for loss in losses) / len(losses)

@@ -30,7 +30,7 @@ from report import (
     table_of_runs,
     time_to_loss,
 )
-from sweep import Run, is_finished, read_results, read_sweep
+from sweep import Run, SweepArguments, execute, find_result, read_results, read_sweep
 
 SMOKE = SCRIPTS / "sweeps" / "smoke.json"
 
@@ -149,12 +149,39 @@ def test_a_sweep_file_with_a_wrong_key_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_cut_off_line_is_no_result(tmp_path: Path) -> None:
+    """Nor does it swallow the one that comes after it."""
     run = Run("mrpc", "tiny", "adam_sls", 0, {"seed": 0}, None)
-    assert not is_finished(run, tmp_path)
-    whole = json.dumps(run.identity)
-    (tmp_path / "results.jsonl").write_text(whole[:-5] + "\n" + whole + "\n")
-    assert is_finished(run, tmp_path)
-    assert not is_finished(Run("mrpc", "tiny", "adam_sls", 0, {"seed": 1}, None), tmp_path)
+    assert find_result(run, tmp_path) is None
+    directory = tmp_path / run.name
+    directory.mkdir()
+    (tmp_path / "results.jsonl").write_text(json.dumps(run.identity)[:-5])
+    finish(directory)
+    assert execute(run, SweepArguments(sweep="unused.json"), tmp_path)["final_loss"] == 0.5
+    assert find_result(run, tmp_path)["final_loss"] == 0.5
+
+
+def test_other_settings_are_another_run(tmp_path: Path) -> None:
+    run, other = (Run("mrpc", "tiny", "adam_sls", 0, {"seed": 0, "max_steps": steps}, None) for steps in (4, 8))
+    assert run.name != other.name
+    (tmp_path / run.name).mkdir()
+    finish(tmp_path / run.name)
+    execute(run, SweepArguments(sweep="unused.json"), tmp_path)
+    assert find_result(other, tmp_path) is None
+
+
+def finish(directory: Path) -> None:
+    """Leave what a run leaves that was killed between its end and its result."""
+    history = [
+        {"loss": 0.5, "learning_rate": 0.1},
+        {"epoch": 1.0, "eval_loss": 1.0, "eval_accuracy": 0.7, "eval_runtime": 1},
+    ]
+    files = {
+        "all_results.json": {"final_train_loss": 0.5, "eval_accuracy": 0.7, "train_runtime": 3.0},
+        "trainer_state.json": {"global_step": 1, "log_history": history},
+        "trained.json": {"resumed": False},
+    }
+    for name, content in files.items():
+        (directory / name).write_text(json.dumps(content))
 
 
 def made_up(optimizer: str, seed: int, task: str, loss: float, score: float, **more: Any) -> dict[str, Any]:
