@@ -8,9 +8,11 @@ names to the `optim` choices of transformers.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .closure import LossClosure
+from .landscape import Landscape, record_landscapes
 from .optim import (
     PLASLS,
     SGDSLS,
@@ -26,10 +28,11 @@ from .optim import (
     create_optimizer,
     layer_groups,
 )
-from .plotting import plot_run
 from .training_args import SLSTrainingArguments
 
 if TYPE_CHECKING:
+    from .callbacks import LineSearchCallback
+    from .plotting import plot_landscape, plot_run, plot_runs
     from .trainer import LineSearchTrainerMixin, SLSTrainer
 
 __version__ = "0.1.0.dev0"
@@ -40,6 +43,8 @@ __all__ = [
     "AMSGradSLS",
     "AdagradSLS",
     "AdamSLS",
+    "Landscape",
+    "LineSearchCallback",
     "LineSearchOptimizer",
     "LineSearchTrainerMixin",
     "LossClosure",
@@ -52,13 +57,24 @@ __all__ = [
     "SearchReport",
     "create_optimizer",
     "layer_groups",
+    "plot_landscape",
     "plot_run",
+    "plot_runs",
+    "record_landscapes",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in ("LineSearchTrainerMixin", "SLSTrainer"):
-        from . import trainer
+_LOADED_LATE = {
+    "LineSearchCallback": "callbacks",
+    "LineSearchTrainerMixin": "trainer",
+    "SLSTrainer": "trainer",
+    "plot_landscape": "plotting",
+    "plot_run": "plotting",
+    "plot_runs": "plotting",
+}
 
-        return getattr(trainer, name)
+
+def __getattr__(name: str) -> Any:
+    if name in _LOADED_LATE:
+        return getattr(import_module(f".{_LOADED_LATE[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
