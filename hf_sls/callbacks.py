@@ -16,10 +16,10 @@ from .optim import FinishedSearch, LineSearchOptimizer, SearchReport
 logger = logging.getLogger(__name__)
 
 _ADVICE = {
-    "exhausted": "All {trials} step sizes tried were rejected. As a rule the loss is then not the same function in "
-    "every trial: look for randomness or state of your own in the model or in compute_loss.",
-    "unresolvable": "The decrease still promised is below the rounding of the loss ({loss:.3g}). Either the run has "
-    "converged and can stop, or the loss is too coarse: compute it in fp32.",
+    "rejected": "All {trials} step sizes tried were rejected. As a rule the loss is then not the same function in every "
+    "trial: look for randomness or state of your own in the model or in compute_loss; or its precision is too low.",
+    "unresolvable": "The decrease promised is below the rounding of the loss ({loss:.3g}). Either the run has converged "
+    "and can stop, or the loss is too coarse: compute it in fp32.",
     "no_slope": "The gradient is zero. Look whether the batches have labels (not all -100), whether the loss depends "
     "on the trainable parameters, and whether it is at its minimum already.",
     "non_finite": "The loss or the gradient is NaN or infinite ({loss:.3g}). Look at the batches and the model; under "
@@ -103,10 +103,10 @@ class LineSearchCallback(TrainerCallback):
             self._without_step = 0 if report.outcome == "accepted" else self._without_step + 1
             if self._without_step == self.patience and not self._has_warned and state.is_world_process_zero:
                 self._has_warned = True
-                advice = _ADVICE[report.outcome].format(trials=report.trials, loss=report.loss)
+                advice = _ADVICE["rejected" if report.backtracks else report.outcome]
                 logger.warning(
                     f"{self.patience} searches in a row took no step, up to step {state.global_step} "
-                    f"(the last one: {report.outcome}). {advice}"
+                    f"(the last one: {report.outcome}). {advice.format(trials=report.trials, loss=report.loss)}"
                 )
 
     def _show(self, step_size: float, trials: int) -> None:

@@ -12,7 +12,6 @@ import pytest
 import torch
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
-from transformers.utils.notebook import NotebookTrainingTracker
 
 from hf_sls import LineSearchCallback, SLSTrainer
 from hf_sls.landscape import load_landscapes
@@ -81,7 +80,7 @@ def test_skipped_steps_are_logged(arguments: Any) -> None:
 
 
 def test_each_layer_of_plasls_is_logged_by_name(arguments: Any) -> None:
-    trainer = trained(arguments, optim="plasls", optim_args="blocks=2,joint_steps=1,c=0.9", max_steps=12)
+    trainer = trained(arguments, optim="plasls", optim_args="blocks=2,joint_steps=1,c=0.9", max_steps=24)
     last = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
     names = ["embeddings", "blocks_1", "blocks_2", "head"]
     assert [name for name in last if name.startswith("step_size/")] == [f"step_size/{name}" for name in names]
@@ -95,9 +94,7 @@ def test_the_numbers_reach_tensorboard(arguments: Any, tmp_path: Path, monkeypat
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
-    trainer = trained(
-        arguments, optim="plasls", optim_args="blocks=2", max_steps=4, report_to="tensorboard", logging_dir=None
-    )
+    trainer = trained(arguments, optim="plasls", optim_args="blocks=2", max_steps=4, report_to="tensorboard")
     events = EventAccumulator(str(tmp_path / "events"))
     events.Reload()
     own = ("slope", "criterion_ratio", "loss_decrease", "ls_trials", "ls_backtracks", "ls_skipped_steps")
@@ -115,6 +112,9 @@ def test_the_progress_bar_shows_the_step(arguments: Any, monkeypatch: pytest.Mon
 
 
 def test_the_bar_of_a_notebook_shows_it_too(arguments: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("IPython")
+    from transformers.utils.notebook import NotebookTrainingTracker
+
     monkeypatch.setattr(NotebookTrainingTracker, "display", lambda self: None)
     tracker = NotebookTrainingTracker(3, ["Step"])
     notebook = TrainerCallback()
@@ -162,14 +162,14 @@ class Ascending(SLSTrainer):
     [
         (NaN, r"to step 6 \(the last one: non_finite\). The loss or the gradient is NaN"),
         (Constant, r"to step 3 \(the last one: no_slope\). The gradient is zero"),
-        (Ascending, r"to step 3 \(the last one: exhausted\). All 5 step sizes tried were rejected"),
+        (Ascending, r"to step 3 \(the last one: unresolvable\). All \d step sizes tried were rejected.*randomness"),
     ],
 )
 def test_searches_that_keep_failing_are_warned_of_once(
     trainer_class: Any, advice: str, arguments: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     callback = LineSearchCallback(patience=3)
-    settings = {"optim": "sgd_sls", "optim_args": "search_rate=inf,max_trials=5", "max_steps": 9}
+    settings = {"optim": "sgd_sls", "optim_args": "search_rate=inf", "max_steps": 9}
     with caplog.at_level(logging.WARNING, "hf_sls.callbacks"):
         trained(arguments, [callback], trainer_class, **settings)
     (record,) = [record for record in caplog.records if record.name == "hf_sls.callbacks"]
