@@ -16,10 +16,10 @@ from .optim import FinishedSearch, LineSearchOptimizer, SearchReport
 logger = logging.getLogger(__name__)
 
 _ADVICE = {
-    "rejected": "All {trials} step sizes tried were rejected. As a rule the loss is then not the same function in every "
-    "trial: look for randomness or state of your own in the model or in compute_loss; or its precision is too low.",
-    "unresolvable": "The decrease promised is below the rounding of the loss ({loss:.3g}). Either the run has converged "
-    "and can stop, or the loss is too coarse: compute it in fp32.",
+    "rejected": "All {trials} step sizes tried were rejected. As a rule the loss is then not the same function in "
+    "every trial: look for randomness or state of your own in model or compute_loss; or its precision is too low.",
+    "unresolvable": "The decrease promised is below the rounding of the loss ({loss:.3g}). Either the run has "
+    "converged and can stop, or the loss is too coarse: compute it in fp32.",
     "no_slope": "The gradient is zero. Look whether the batches have labels (not all -100), whether the loss depends "
     "on the trainable parameters, and whether it is at its minimum already.",
     "non_finite": "The loss or the gradient is NaN or infinite ({loss:.3g}). Look at the batches and the model; under "

@@ -60,12 +60,14 @@ def plot_runs(
             logged = [(entry["step"], entry[key]) for entry in run.steps if key in entry]
             _draw(axis, logged, run.name, index, smooth=len(runs) > 1)
         axis.set(xlabel="step", ylabel=label, yscale="log")
+        _label_plainly(axis.yaxis)
     if any(scores):
         for index, score in enumerate(scores):
             color, line_style = _style(index)
             marker = _MARKERS[index % len(_MARKERS)]
             axes[2].plot(list(score), list(score.values()), line_style, color=color, marker=marker, markersize=4)
         axes[2].set(xlabel="epoch", ylabel=metric.removeprefix("eval_").replace("_", " "))
+        axes[2].locator_params(axis="x", integer=True)
     for axis in axes:
         _tidy(axis)
     if len(runs) > 1:
@@ -88,13 +90,15 @@ def plot_landscape(landscape: Landscape, path: str | Path) -> None:
     start_loss = landscape.losses[0]
     finite = [loss for loss in landscape.losses if isfinite(loss)]
     lowest, highest = min(finite), max(finite)
-    margin = 0.3 * (highest - lowest) or 1e-6
+    height = highest - lowest or 1e-6
+    acceptance = [landscape.intercept, landscape.intercept - landscape.rate * end]
+    top = min(max(highest, acceptance[0]) + 0.1 * height, highest + 1.5 * height)
+    further_up = " (further up)" if min(acceptance) > top else ""
 
     figure = _figure(5.6, 3.6)
     axis = figure.subplots()
     axis.plot(landscape.step_sizes, landscape.losses, "-", color="black", linewidth=2, label="loss of the batch")
-    acceptance = [landscape.intercept, landscape.intercept - landscape.rate * end]
-    axis.plot([0, end], acceptance, "--", color="#D55E00", label="accepted below this line")
+    axis.plot([0, end], acceptance, "--", color="#D55E00", label=f"accepted below this line{further_up}")
     tangent = [start_loss, start_loss - landscape.slope * end]
     axis.plot([0, end], tangent, ":", color="#0072B2", linewidth=2, label="slope at the start")
     accepted = landscape.outcome == "accepted"
@@ -110,7 +114,7 @@ def plot_landscape(landscape: Landscape, path: str | Path) -> None:
         xlabel="step size",
         ylabel="loss",
         xlim=(0, end),
-        ylim=(lowest - margin, max(highest, start_loss) + margin),
+        ylim=(lowest - 0.3 * height, top),
         title=f"step {landscape.step}: {landscape.outcome}, {landscape.step_size:.2e}",
     )
     axis.ticklabel_format(axis="x", style="sci", scilimits=(-2, 2))
@@ -156,6 +160,18 @@ def _geometric_mean(values: Sequence[float]) -> Any:
 def _step_size_label(runs: Sequence[Run]) -> str:
     kinds = {run.uses_line_search for run in runs}
     return "step size" if kinds == {True} else "learning rate" if kinds == {False} else "step size, learning rate"
+
+
+def _label_plainly(axis: Any) -> None:
+    """Write 0.7 for 7 x 10^-1, at as many ticks as there is room for."""
+    from matplotlib.ticker import FuncFormatter
+
+    low, high = axis.get_view_interval()
+    room = high / low
+    digits = "123456789" if room < 3 else "12346" if room < 10 else "125" if room < 100 else "1"
+    formatter = FuncFormatter(lambda value, _: f"{value:.3g}" if f"{value:e}"[0] in digits else "")
+    axis.set_major_formatter(formatter)
+    axis.set_minor_formatter(formatter)
 
 
 def _tidy(axis: Any) -> None:
