@@ -22,7 +22,7 @@ from tabulate import tabulate
 
 from .landscape import load_landscapes
 from .plotting import plot_landscape, plot_runs
-from .runs import Run, load_runs
+from .runs import MEAN_LOG_LOSS, Run, load_runs
 
 _PACKAGES = ("hf-sls", "torch", "transformers", "accelerate", "datasets", "evaluate", "peft", "trl", "numpy")
 
@@ -92,7 +92,8 @@ def _compare(options: argparse.Namespace) -> None:
     runs = load_runs(options.runs)
     metric = _metric(runs, options.metric)
     first, second = (run.summary(metric) for run in runs)
-    table = [(name, first[name], second[name], second[name] / (first[name] or nan)) for name in first]
+    ratios = {name: second[name] / (first[name] or nan) for name in first} | {MEAN_LOG_LOSS: nan}
+    table = [(name, first[name], second[name], ratios[name]) for name in first]
     rows = [[None if isinstance(cell, float) and isnan(cell) else cell for cell in row] for row in table]
     headers = ["", runs[0].name, runs[1].name, f"{runs[1].name} / {runs[0].name}"]
     print(tabulate(rows, headers=headers, tablefmt="github", floatfmt=".4g", missingval="-"))

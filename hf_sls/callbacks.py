@@ -15,16 +15,22 @@ from .optim import FinishedSearch, LineSearchOptimizer, SearchReport
 
 logger = logging.getLogger(__name__)
 
+_NOT_THE_SAME_LOSS = (
+    "As a rule the loss is then not the same function in every trial: look for randomness or state of your own in the "
+    "model or in compute_loss. Or its precision is too low: compute it in fp32."
+)
 _ADVICE = {
-    "rejected": "All {trials} step sizes tried were rejected. As a rule the loss is then not the same function in "
-    "every trial: look for randomness or state of your own in model or compute_loss; or its precision is too low.",
-    "unresolvable": "The decrease promised is below the rounding of the loss ({loss:.3g}). Either the run has "
+    "rejected": "Every step size tried was rejected, {report.trials} of them. " + _NOT_THE_SAME_LOSS,
+    "inconsistent": "The loss fell by {report.loss_decrease:.1e}, its slope promised {report.expected_decrease:.1e}. "
+    + _NOT_THE_SAME_LOSS,
+    "unresolvable": "The decrease promised is below the rounding of the loss ({report.loss:.3g}). Either the run has "
     "converged and can stop, or the loss is too coarse: compute it in fp32.",
     "no_slope": "The gradient is zero. Look whether the batches have labels (not all -100), whether the loss depends "
     "on the trainable parameters, and whether it is at its minimum already.",
-    "non_finite": "The loss or the gradient is NaN or infinite ({loss:.3g}). Look at the batches and the model; under "
-    "fp16 try bf16=True instead.",
+    "non_finite": "The loss or the gradient is NaN or infinite. Look at the batches and the model; under fp16 try "
+    "bf16=True instead.",
 }
+_INCONSISTENT = 3.0
 
 
 class LineSearchCallback(TrainerCallback):
@@ -37,8 +43,9 @@ class LineSearchCallback(TrainerCallback):
     as `SLSTrainer(..., callbacks=[callback])`.
 
     Args:
-        patience: searches in a row without a step after which a warning, once in a run, says why and what to do; at
-            least 1.
+        patience: searches in a row that go wrong, after which a warning, once in a run, says how and what to do; at
+            least 1. A search goes wrong when it takes no step, or when the loss changes by more than three times what
+            its slope promises, up or down.
         landscape_steps: steps, from 1, at which to record the loss along the search direction to `landscape.json` in
             `output_dir`, for `hf-sls landscape`; for a step without a search the next one that has one. A landscape is
             32 forward passes, and does not change the run.
@@ -61,7 +68,7 @@ class LineSearchCallback(TrainerCallback):
     ) -> None:
         """Start counting afresh."""
         self._last_seen: SearchReport | None = None
-        self._without_step = 0
+        self._failures = 0
         self._has_warned = False
         self._steps_to_come = [step for step in self.landscape_steps if step > state.global_step]
         self._landscapes: list[Landscape] = []
@@ -100,14 +107,17 @@ class LineSearchCallback(TrainerCallback):
         self._show(search.param_groups[0]["step_size"], report.trials)
         if report is not self._last_seen:
             self._last_seen = report
-            self._without_step = 0 if report.outcome == "accepted" else self._without_step + 1
-            if self._without_step == self.patience and not self._has_warned and state.is_world_process_zero:
-                self._has_warned = True
-                advice = _ADVICE["rejected" if report.backtracks else report.outcome]
-                logger.warning(
-                    f"{self.patience} searches in a row took no step, up to step {state.global_step} "
-                    f"(the last one: {report.outcome}). {advice.format(trials=report.trials, loss=report.loss)}"
-                )
+            self._warn_of_failures(report, state)
+
+    def _warn_of_failures(self, report: SearchReport, state: TrainerState) -> None:
+        problem = _problem(report)
+        self._failures = self._failures + 1 if problem else 0
+        if problem and self._failures == self.patience and not self._has_warned and state.is_world_process_zero:
+            self._has_warned = True
+            logger.warning(
+                f"The last {self.patience} searches went wrong, up to step {state.global_step} ({problem}). "
+                f"{_ADVICE[problem].format(report=report)}"
+            )
 
     def _show(self, step_size: float, trials: int) -> None:
         for callback in self.shown_beside:
@@ -117,6 +127,13 @@ class LineSearchCallback(TrainerCallback):
             tracker = getattr(callback, "training_tracker", None)
             if tracker is not None:
                 tracker.prefix = f"step size {step_size:.2e}, trials {trials} "
+
+
+def _problem(report: SearchReport) -> str | None:
+    """Name what is wrong with a search: it took no step, or the loss changed as no loss does that has that slope."""
+    if report.outcome == "accepted":
+        return "inconsistent" if abs(report.loss_decrease) > _INCONSISTENT * abs(report.expected_decrease) else None
+    return "rejected" if report.backtracks else report.outcome
 
 
 def _line_search(optimizer: Any) -> LineSearchOptimizer | None:

@@ -109,7 +109,8 @@ def plot_landscape(landscape: Landscape, path: str | Path) -> None:
     if accepted:
         axis.plot(*landscape.tried[-1], "o", color="black", markersize=9, label="accepted")
     if beyond := len(rejected) - len(visible):
-        axis.annotate(f"{beyond} rejected further right →", (0.98, 0.03), xycoords="axes fraction", ha="right")
+        note = f"{beyond} rejected further right →"
+        axis.annotate(note, (0.98, 0.03), xycoords="axes fraction", ha="right", backgroundcolor="white")
     axis.set(
         xlabel="step size",
         ylabel="loss",

@@ -7,13 +7,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, geometric_mean
 from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 
 from .checkpoints import last_complete_checkpoint
 
+MEAN_LOG_LOSS = "L, mean log loss"
 _NOT_METRICS = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "samples")
 
 
@@ -71,7 +72,8 @@ class Run:
         passes = math.nan if self.uses_line_search else 1.0
         found = {
             "final loss (last twentieth)": fmean(losses[-max(1, len(losses) // 20) :]),
-            "L, mean log loss": fmean(map(math.log, losses)) if min(losses) > 0 else math.nan,
+            MEAN_LOG_LOSS: fmean(map(math.log, losses)) if min(losses) > 0 else math.nan,
+            "loss, geometric mean": geometric_mean(losses) if min(losses) > 0 else math.nan,
             "steps": float(self.steps[-1]["step"]),
             "forward passes per step": end.get("train_forward_passes_per_step", passes),
             "train_runtime in s": end.get("train_runtime", math.nan),

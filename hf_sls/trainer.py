@@ -50,7 +50,7 @@ class LineSearchTrainerMixin(_Base):
 
     - `step_size`: the step size of the last step; with a search for each layer also `step_size/embeddings` and so on,
     - `ls_trials`, `ls_backtracks`: forward passes of the search and rejected trials, per step,
-    - `ls_skipped_steps`: the share of the steps that moved nothing,
+    - `ls_skipped_steps`: the share of the steps that moved nothing, or not the layer that was searched,
     - `loss_decrease`: `f(w) - f(w + eta p)` per search, where there was one,
     - `slope`, `criterion_ratio`: the slope `s`, and the decrease over the one that the criterion asked for, per search
       that found a step, where there was one,

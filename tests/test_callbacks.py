@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -157,27 +158,41 @@ class Ascending(SLSTrainer):
         return super().compute_loss(*args, **kwargs) + 10 * self.in_trial
 
 
+class OwnNoise(SLSTrainer):
+    """A loss with noise from a generator that no replay knows of."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.noise = random.Random(0)
+        super().__init__(*args, **kwargs)
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        return super().compute_loss(*args, **kwargs) * (1 + self.noise.gauss(0, 0.05))
+
+
 @pytest.mark.parametrize(
     ("trainer_class", "advice"),
     [
-        (NaN, r"to step 6 \(the last one: non_finite\). The loss or the gradient is NaN"),
-        (Constant, r"to step 3 \(the last one: no_slope\). The gradient is zero"),
-        (Ascending, r"to step 3 \(the last one: unresolvable\). All \d step sizes tried were rejected.*randomness"),
+        (NaN, r"to step 6 \(non_finite\). The loss or the gradient is NaN"),
+        (Constant, r"to step 3 \(no_slope\). The gradient is zero"),
+        (Ascending, r"to step 3 \(rejected\). Every step size tried was rejected.*randomness"),
+        (OwnNoise, r"to step \d \(inconsistent\). The loss fell by .*, its slope promised .*randomness"),
     ],
 )
 def test_searches_that_keep_failing_are_warned_of_once(
     trainer_class: Any, advice: str, arguments: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     callback = LineSearchCallback(patience=3)
-    settings = {"optim": "sgd_sls", "optim_args": "search_rate=inf", "max_steps": 9}
+    optim = "adam_sls" if trainer_class is OwnNoise else "sgd_sls"
+    settings = {"optim": optim, "optim_args": "search_rate=inf", "max_steps": 12}
     with caplog.at_level(logging.WARNING, "hf_sls.callbacks"):
         trained(arguments, [callback], trainer_class, **settings)
     (record,) = [record for record in caplog.records if record.name == "hf_sls.callbacks"]
-    assert re.match(rf"3 searches in a row took no step, up {advice}", record.getMessage())
+    assert re.match(rf"The last 3 searches went wrong, up {advice}", record.getMessage())
 
 
-def test_healthy_runs_are_not_warned_of(arguments: Any, caplog: pytest.LogCaptureFixture) -> None:
-    trained(arguments, max_steps=20)
+@pytest.mark.parametrize("optim", OPTIMIZERS)
+def test_healthy_runs_are_not_warned_of(optim: str, arguments: Any, caplog: pytest.LogCaptureFixture) -> None:
+    trained(arguments, [LineSearchCallback(patience=3)], optim=optim, optim_args="search_rate=inf", max_steps=20)
     assert [record for record in caplog.records if record.name == "hf_sls.callbacks"] == []
 
 

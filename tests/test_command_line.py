@@ -106,6 +106,7 @@ def test_compare_prints_the_numbers_of_the_logs(runs: tuple[Path, Path], capsys:
         expected = {
             "final loss (last twentieth)": losses[-1],
             "L, mean log loss": sum(map(math.log, losses)) / 6,
+            "loss, geometric mean": math.prod(losses) ** (1 / 6),
             "steps": 6,
             "best eval_loss": min(scores),
             "last eval_loss": scores[-1],
@@ -117,6 +118,7 @@ def test_compare_prints_the_numbers_of_the_logs(runs: tuple[Path, Path], capsys:
     assert table["forward passes per step"][1] == "1"
     assert table["train_runtime in s"][1] == "-"
     assert float(table["steps"][2]) == 1
+    assert table["L, mean log loss"][2] == "-"
 
 
 def test_landscape_draws_curve_line_slope_and_trials(runs: tuple[Path, Path], drawn: list[Figure]) -> None:
@@ -186,6 +188,7 @@ def test_a_summary_without_an_end_has_gaps_and_no_guesses() -> None:
     gaps = {name for name, value in summary.items() if math.isnan(value)}
     assert gaps == {
         "L, mean log loss",
+        "loss, geometric mean",
         "forward passes per step",
         "train_runtime in s",
         "best eval_accuracy",

@@ -49,6 +49,7 @@ class SearchReport:
         loss: the loss before the step, `f(w)`.
         loss_decrease: `f(w) - f(w + eta p)` at the accepted trial; NaN where there is none.
         slope: `s = -<g, p>`; NaN on steps without a search.
+        expected_decrease: `eta s`, the decrease if the loss fell on as at the start; NaN where no step was accepted.
         criterion_ratio: the decrease over the one that the criterion asked for, at least 1; NaN where no step was
             accepted.
     """
@@ -60,6 +61,7 @@ class SearchReport:
     loss: float = float("nan")
     loss_decrease: float = float("nan")
     slope: float = float("nan")
+    expected_decrease: float = float("nan")
     criterion_ratio: float = float("nan")
 
 
@@ -407,15 +409,21 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         if accepted:
             memory["criterion"] = self.criterion.accepted(start_loss, slope, result.loss, memory["criterion"])
         move.remember(memory)
-        return SearchReport(
+        report = SearchReport(
             outcome=result.outcome,
             step_size=move.groups[0]["step_size"],
             trials=result.trials + len(ahead) - len(first_loss),
             backtracks=result.backtracks,
             loss=start_loss,
-            loss_decrease=start_loss - result.loss if accepted else float("nan"),
             slope=slope,
-            criterion_ratio=line.ratio(result.step_size, result.loss) if accepted else float("nan"),
+        )
+        if not accepted:
+            return report
+        return replace(
+            report,
+            loss_decrease=start_loss - result.loss,
+            expected_decrease=result.step_size * slope,
+            criterion_ratio=line.ratio(result.step_size, result.loss),
         )
 
     def _tries_ahead(self, memory: dict[str, Any]) -> bool:
