@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .closure import LossClosure
+from .landscape import Landscape, record_landscapes
 from .metrics import mean_log_loss
 from .optim import (
     PLASLS,
@@ -28,11 +29,12 @@ from .optim import (
     create_optimizer,
     layer_groups,
 )
-from .plotting import plot_run
 from .training_args import SLSTrainingArguments
 
 if TYPE_CHECKING:
+    from .callbacks import LineSearchCallback
     from .checkpoints import last_complete_checkpoint
+    from .plotting import plot_landscape, plot_run, plot_runs
     from .trainer import LineSearchTrainerMixin, SLSTrainer
 
 __version__ = "0.1.0.dev0"
@@ -43,6 +45,8 @@ __all__ = [
     "AMSGradSLS",
     "AdagradSLS",
     "AdamSLS",
+    "Landscape",
+    "LineSearchCallback",
     "LineSearchOptimizer",
     "LineSearchTrainerMixin",
     "LossClosure",
@@ -57,18 +61,25 @@ __all__ = [
     "last_complete_checkpoint",
     "layer_groups",
     "mean_log_loss",
+    "plot_landscape",
     "plot_run",
+    "plot_runs",
+    "record_landscapes",
 ]
 
 
-_LAZY = {
+_LOADED_LATE = {
+    "LineSearchCallback": "callbacks",
     "LineSearchTrainerMixin": "trainer",
     "SLSTrainer": "trainer",
+    "plot_landscape": "plotting",
+    "plot_run": "plotting",
+    "plot_runs": "plotting",
     "last_complete_checkpoint": "checkpoints",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    if name in _LOADED_LATE:
+        return getattr(import_module(f".{_LOADED_LATE[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

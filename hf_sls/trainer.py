@@ -23,10 +23,11 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
+from .callbacks import LineSearchCallback
 from .checkpoints import last_complete_checkpoint
 from .closure import LossClosure
 from .model_card import with_line_search
-from .optim import PLASLS, LineSearchOptimizer, layer_groups
+from .optim import PLASLS, Joint, LineSearchOptimizer, layer_groups
 from .training_args import check_arguments, is_line_search, optimizer_class_and_kwargs
 
 logger = logging.getLogger(__name__)
@@ -47,9 +48,12 @@ class LineSearchTrainerMixin(_Base):
     With a stock `optim` every method passes through, and the Trainer is what it was. With a line search,
     `learning_rate` in the logs is the step size taken, and the logs carry, as means since the last log:
 
-    - `step_size`: the step size of the last step,
+    - `step_size`: the step size of the last step; with a search for each layer also `step_size/embeddings` and so on,
     - `ls_trials`, `ls_backtracks`: forward passes of the search and rejected trials, per step,
+    - `ls_skipped_steps`: the share of the steps that moved nothing, or not the layer that was searched,
     - `loss_decrease`: `f(w) - f(w + eta p)` per search, where there was one,
+    - `slope`, `criterion_ratio`: the slope `s`, and the decrease over the one that the criterion asked for, per search
+      that found a step, where there was one,
 
     and the final metrics `train_forward_passes_per_step`, the one with gradients included.
 
@@ -73,6 +77,11 @@ class LineSearchTrainerMixin(_Base):
         super().__init__(*args, **kwargs)
         if self._wants_line_search():
             self._check_line_search()
+            if not self._line_search_callbacks():
+                self.add_callback(LineSearchCallback())
+
+    def _line_search_callbacks(self) -> list[LineSearchCallback]:
+        return [callback for callback in self.callback_handler.callbacks if isinstance(callback, LineSearchCallback)]
 
     # ---- Which optimizer ----
 
@@ -168,6 +177,8 @@ class LineSearchTrainerMixin(_Base):
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Start afresh, as `train()` may be called again and `auto_find_batch_size` begins again after a failure."""
         self._closure = self._counts_at_last_log = None
+        for callback in self._line_search_callbacks():
+            callback.shown_beside = self.callback_handler.callbacks
         try:
             return super()._inner_training_loop(*args, **kwargs)
         finally:
@@ -271,10 +282,14 @@ class LineSearchTrainerMixin(_Base):
             if "loss" in logs:
                 since = {name: counts[name] - self._counts_at_last_log[name] for name in counts}
                 logs["step_size"] = optimizer.param_groups[0]["step_size"]
-                logs["ls_trials"] = since["trials"] / max(since["steps"], 1)
-                logs["ls_backtracks"] = since["backtracks"] / max(since["steps"], 1)
+                logs.update(_step_size_of_each_layer(optimizer))
+                for name in ("trials", "backtracks", "skipped_steps"):
+                    logs[f"ls_{name}"] = since[name] / max(since["steps"], 1)
                 if since["searches"]:
                     logs["loss_decrease"] = since["loss_decrease"] / since["searches"]
+                if since["accepted"]:
+                    logs["slope"] = since["slope"] / since["accepted"]
+                    logs["criterion_ratio"] = since["criterion_ratio"] / since["accepted"]
                 self._counts_at_last_log = counts
             elif "train_loss" in logs:
                 logs["train_forward_passes_per_step"] = optimizer.forward_passes_per_step
@@ -298,6 +313,16 @@ class SLSTrainer(LineSearchTrainerMixin, Trainer):
         ValueError: the arguments do not suit a line search (unknown `optim_args`, DeepSpeed, FSDP1, `nn.DataParallel`);
             raised when the trainer is created.
     """
+
+
+def _step_size_of_each_layer(optimizer: LineSearchOptimizer) -> dict[str, float]:
+    """Return the step sizes for the log, of layers that are searched one by one."""
+    if isinstance(optimizer.partition, Joint):
+        return {}
+    return {
+        f"step_size/{group.get('layer_name', group.get('layer', index))}": group["step_size"]
+        for index, group in enumerate(optimizer.param_groups)
+    }
 
 
 def _some_rows(inputs: Any, fraction: float) -> Any:

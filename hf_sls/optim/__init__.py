@@ -16,6 +16,7 @@ from .optimizer import LineSearchOptimizer, SearchReport
 from .partition import Cyclic, Joint, Partition
 from .random_state import RandomState
 from .registry import OPTIMIZERS, RECOMMENDED, create_optimizer
+from .trials import FinishedSearch
 
 __all__ = [
     "OPTIMIZERS",
@@ -36,6 +37,7 @@ __all__ = [
     "Cyclic",
     "Direction",
     "EveryStep",
+    "FinishedSearch",
     "Gradient",
     "InitialStep",
     "Joint",

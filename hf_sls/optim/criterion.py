@@ -28,6 +28,10 @@ class Line:
         """Whether `loss` at `step_size` is on or below the line; a NaN loss never is."""
         return loss <= self(step_size)
 
+    def ratio(self, step_size: float, loss: float) -> float:
+        """Return the decrease from the intercept to `loss` over the one asked for, at least 1 where it is accepted."""
+        return (self.intercept - loss) / (self.rate * step_size)
+
     def reach(self, loss: float) -> float:
         """Return the largest step size at which `loss` is accepted."""
         return (self.intercept - loss) / self.rate if self.rate > 0 else float("inf")

@@ -26,8 +26,8 @@ def layer_groups(
         >>> model = nn.ModuleDict(
         ...     {"embed": nn.Linear(2, 3), "blocks": nn.ModuleList([nn.Linear(3, 3)] * 4), "head": nn.Linear(3, 1)}
         ... )
-        >>> [group["layer"] for group in layer_groups(model, blocks=1)]
-        [0, 1, 2]
+        >>> [group["layer_name"] for group in layer_groups(model, blocks=1)]
+        ['embeddings', 'blocks_1', 'head']
 
     Args:
         model: the model. Tied parameters belong to the first place they occur in.
@@ -36,7 +36,8 @@ def layer_groups(
         decay_parameters: names of the parameters that decay; `None` stands for all.
 
     Returns:
-        Parameter groups with the key `"layer"`, numbered from 0; a layer has two groups where only some of its
+        Parameter groups with the keys `"layer"`, numbered from 0, and `"layer_name"`: `embeddings`, `blocks_1` and so
+        on, `head`, or `layer_0` and so on in a model without a list. A layer has two groups where only some of its
         parameters decay.
     """
     check_integer("blocks", blocks, low=1)
@@ -61,8 +62,14 @@ def layer_groups(
         decays = decay_parameters is None or name in decay_parameters
         layers.setdefault((layer, decays), []).append((name, parameter))
     numbers = {layer: number for number, layer in enumerate(sorted({layer for layer, _ in layers}))}
+    ends = {0: "embeddings", blocks + 1: "head"} if count else {}
     return [
-        {"params": parameters, "layer": numbers[layer], "weight_decay": weight_decay if decays else 0.0}
+        {
+            "params": parameters,
+            "layer": numbers[layer],
+            "layer_name": ends.get(layer, f"{'blocks' if count else 'layer'}_{layer}"),
+            "weight_decay": weight_decay if decays else 0.0,
+        }
         for (layer, decays), parameters in sorted(layers.items(), key=lambda item: item[0])
     ]
 

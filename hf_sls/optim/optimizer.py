@@ -21,7 +21,7 @@ from .partition import Joint, Partition
 from .path import Kind, Path
 from .random_state import RandomState
 from .sharding import local, shard_groups, sum_over_shards
-from .trials import Closure, Trials
+from .trials import Closure, FinishedSearch, Observer, Trials
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 StepOutcome = Literal["accepted", "exhausted", "unresolvable", "no_slope", "non_finite", "not_searched"]
@@ -49,6 +49,9 @@ class SearchReport:
         loss: the loss before the step, `f(w)`.
         loss_decrease: `f(w) - f(w + eta p)` at the accepted trial; NaN where there is none.
         slope: `s = -<g, p>`; NaN on steps without a search.
+        expected_decrease: `eta s`, the decrease if the loss fell on as at the start; NaN where no step was accepted.
+        criterion_ratio: the decrease over the one that the criterion asked for, at least 1; NaN where no step was
+            accepted.
     """
 
     outcome: StepOutcome
@@ -58,6 +61,8 @@ class SearchReport:
     loss: float = float("nan")
     loss_decrease: float = float("nan")
     slope: float = float("nan")
+    expected_decrease: float = float("nan")
+    criterion_ratio: float = float("nan")
 
 
 class LineSearchOptimizer(torch.optim.Optimizer):
@@ -105,6 +110,12 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     search_fraction: float = 1.0
     """Share of the rows of a batch that a closure which can choose evaluates in trials."""
 
+    observer: Observer | None = None
+    """Called with each `FinishedSearch` before its step is taken; what it evaluates leaves no trace."""
+
+    last_search: SearchReport | None = None
+    """What the last step with a search did, `None` before the first; reading it never waits for the device."""
+
     def __init__(
         self,
         params: Params,
@@ -145,8 +156,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     def _new_memory(self) -> dict[str, Any]:
         return {
             "step_size": self.initial_step.first,
-            "counts": dict.fromkeys(("steps", "searches", "trials", "backtracks", "skipped_steps"), 0)
-            | {"loss_decrease": 0.0},
+            "counts": dict.fromkeys(("steps", "searches", "accepted", "trials", "backtracks", "skipped_steps"), 0)
+            | {"loss_decrease": 0.0, "slope": 0.0, "criterion_ratio": 0.0},
             "criterion": self.criterion.new_memory(),
             "initial_step": self.initial_step.new_memory(),
             "cadence": self.cadence.new_memory(),
@@ -155,11 +166,14 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state of an optimizer of the same composition; the resumed run is then the same run.
 
+        Counts that the version which saved the state did not keep start from zero.
+
         Raises:
             ValueError: the state is of another optimizer; nothing has been loaded then.
         """
         expected = self._new_memory()
-        for group in state_dict["param_groups"]:
+        groups = [_with_all_counts(group, expected["counts"]) for group in state_dict["param_groups"]]
+        for group in groups:
             missing = [key for key in _OWN_KEYS if key not in group]
             memory = group.get("line_search", {})
             if missing or _shape(memory) != _shape(expected):
@@ -168,8 +182,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                     f"This state dict is not one of {type(self).__name__}: {reason}. Load it into the optimizer that "
                     f"saved it, or start this one afresh."
                 )
-        super().load_state_dict(state_dict)
-        self._report = self._unread = self._skips = None
+        super().load_state_dict({**state_dict, "param_groups": groups})
+        self._report = self.last_search = self._unread = self._skips = None
         self.disarm()
         for parameter, state in self.state.items():
             state.update({name: value.to(parameter.device) for name, value in state.items()})
@@ -203,8 +217,9 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     def counts(self) -> dict[str, float]:
         """Totals since the first step, over resumed runs too.
 
-        `steps`, `searches`, `trials`, `backtracks`, `skipped_steps` (those that moved nothing), and `loss_decrease`,
-        the sum over the accepted trials. Reading them waits for the device.
+        `steps`, `searches`, `accepted` (searches that found a step), `trials`, `backtracks`, `skipped_steps` (those
+        that moved nothing); and the sums over the accepted searches of `loss_decrease`, `slope` and `criterion_ratio`.
+        Reading them waits for the device.
         """
         self._read_skips()
         return dict(self.param_groups[0]["line_search"]["counts"])
@@ -288,7 +303,9 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         report, skip = self._step(closure, loss, gradient_scale, random_state)
         self._count(report)
         self._report, self._unread = report, None
-        if report.outcome == "not_searched":
+        if report.outcome != "not_searched":
+            self.last_search = report
+        else:
             self._unread = (loss, skip)
             self._skips = skip if self._skips is None else self._skips + skip
         return loss.detach() if isinstance(loss, Tensor) else loss
@@ -373,6 +390,11 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 resolution=_rounding(loss) * abs(start_loss),
                 first_loss=first_loss[0] if first_loss else None,
             )
+            if self.observer is not None:
+                step = memory["counts"]["steps"] + 1
+                tried = [(start, trial_loss) for trial_loss in first_loss] + trials.tried
+                with path.excursion():
+                    self.observer(FinishedSearch(step, start_loss, slope, line, tried, result, trials.loss_at))
             accepted = result.outcome == "accepted"
             if accepted:
                 if not (descends and self.direction.searches_applied):
@@ -388,14 +410,21 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         if accepted:
             memory["criterion"] = self.criterion.accepted(start_loss, slope, result.loss, memory["criterion"])
         move.remember(memory)
-        return SearchReport(
+        report = SearchReport(
             outcome=result.outcome,
             step_size=move.groups[0]["step_size"],
             trials=result.trials + len(ahead) - len(first_loss),
             backtracks=result.backtracks,
             loss=start_loss,
-            loss_decrease=start_loss - result.loss if accepted else float("nan"),
             slope=slope,
+        )
+        if not accepted:
+            return report
+        return replace(
+            report,
+            loss_decrease=start_loss - result.loss,
+            expected_decrease=result.step_size * slope,
+            criterion_ratio=line.ratio(result.step_size, result.loss),
         )
 
     def _tries_ahead(self, memory: dict[str, Any]) -> bool:
@@ -403,14 +432,16 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         return memory["counts"]["searches"] > 0 and not self.initial_step.needs_slope
 
     def _count(self, report: SearchReport) -> None:
-        accepted = report.outcome == "accepted"
+        accepted, searched = report.outcome == "accepted", report.outcome != "not_searched"
+        sums = ("loss_decrease", "slope", "criterion_ratio") if accepted else ()
         self._add_to_counts(
             steps=1,
-            searches=int(report.outcome != "not_searched"),
+            searches=int(searched),
+            accepted=int(accepted),
             trials=report.trials,
             backtracks=report.backtracks,
-            skipped_steps=int(not accepted and report.outcome != "not_searched"),
-            loss_decrease=report.loss_decrease if accepted else 0.0,
+            skipped_steps=int(searched and not accepted),
+            **{name: getattr(report, name) for name in sums},
         )
 
     def _add_to_counts(self, **events: float) -> None:
@@ -480,6 +511,13 @@ def _rounding(loss: Tensor | float) -> float:
     """Return the relative spacing of the floating-point numbers that `loss` is one of."""
     dtype = loss.dtype if isinstance(loss, Tensor) and loss.is_floating_point() else torch.float64
     return torch.finfo(dtype).eps
+
+
+def _with_all_counts(group: dict[str, Any], counts: dict[str, float]) -> dict[str, Any]:
+    memory = group.get("line_search", {})
+    if "counts" not in memory:
+        return group
+    return {**group, "line_search": {**memory, "counts": {**dict.fromkeys(counts, 0), **memory["counts"]}}}
 
 
 def _shape(memory: dict[str, Any]) -> dict[str, Any]:

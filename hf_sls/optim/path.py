@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -143,6 +144,18 @@ class Path:
             elif part.step_size != step_size:
                 self._move(part, step_size)
         self.step_size = step_size
+
+    @contextmanager
+    def excursion(self) -> Iterator[None]:
+        """Go anywhere along the present update in the block; after it all is as before, to the bit."""
+        step_size, parts = self.step_size, [replace(part) for part in self._parts]
+        here = [[parameter.clone() for parameter in part.parameters] for part in parts]
+        try:
+            yield
+        finally:
+            self.step_size, self._parts = step_size, parts
+            for part, parameters in zip(parts, here):
+                torch._foreach_copy_(part.parameters, parameters)
 
     def take(self) -> None:
         """Go to `w - lr * step_size * (u + weight_decay * w)`, where the path ends."""

@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from .backtracking import SearchResult
+from .criterion import Line
 from .path import Path
 from .random_state import RandomState
 
 Closure: TypeAlias = Callable[[], Tensor | float]
+
+
+@dataclass(frozen=True)
+class FinishedSearch:
+    """A search whose step is not taken yet, for a look around.
+
+    Attributes:
+        step: number of the optimizer step, from 1.
+        loss: the loss before the step, `f(w)`.
+        slope: `s = -<g, p>`.
+        line: the line of acceptance.
+        tried: step size and loss of each trial, in order.
+        result: how the search ended.
+        loss_at: the loss of the mini-batch as a function of the step size; a forward pass, and a collective call.
+    """
+
+    step: int
+    loss: float
+    slope: float
+    line: Line
+    tried: list[tuple[float, float]]
+    result: SearchResult
+    loss_at: Callable[[float], float]
+
+
+Observer: TypeAlias = Callable[[FinishedSearch], None]
 
 
 class Trials:
@@ -36,6 +65,7 @@ class Trials:
         self._devices = set(devices)
         self._random_state = random_state
         self._taken = False
+        self.tried: list[tuple[float, float]] = []
 
     def __enter__(self) -> Trials:
         self._random_state_on_entry = RandomState.capture(self._devices)
@@ -53,7 +83,9 @@ class Trials:
     def loss_at(self, step_size: float) -> float:
         """Return `phi(step_size)`."""
         self._path.go_to(step_size)
-        return float(self.evaluate())
+        loss = float(self.evaluate())
+        self.tried.append((step_size, loss))
+        return loss
 
     def evaluate(self) -> Tensor | float:
         """Return the loss where the parameters are, unread by the host."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import random
 from typing import Any
@@ -346,6 +347,19 @@ def resume(through: str, model: nn.Module, old: LineSearchOptimizer, new: LineSe
 
         model.zero_grad()
         set_optimizer_state_dict(model, new, get_optimizer_state_dict(model, old))
+
+
+def test_a_state_of_before_a_count_was_kept_loads() -> None:
+    model = Network()
+    optimizer = MEMBERS["AdamSLS"](model.parameters())
+    for closure in model.closures(3):
+        optimizer.step(closure)
+    state = copy.deepcopy(optimizer.state_dict())
+    del state["param_groups"][0]["line_search"]["counts"]["slope"]
+    resumed = MEMBERS["AdamSLS"](model.parameters())
+    resumed.load_state_dict(state)
+    assert resumed.counts == {**optimizer.counts, "slope": 0}
+    assert "slope" not in state["param_groups"][0]["line_search"]["counts"]
 
 
 @every_member

@@ -70,6 +70,19 @@ def test_decay_splits_a_layer_but_not_its_search() -> None:
     assert all(len(found) == 1 for found in steps.values())
 
 
+def test_layers_have_names() -> None:
+    def layer_names(model: nn.Module, blocks: int) -> dict[int, str]:
+        return {group["layer"]: group["layer_name"] for group in layer_groups(model, blocks)}
+
+    assert list(layer_names(bert(4), 2).values()) == ["embeddings", "blocks_1", "blocks_2", "head"]
+    assert list(layer_names(bert(2), 8).values()) == ["embeddings", "blocks_1", "blocks_2", "head"]
+    frozen = bert(2)
+    frozen.bert.embeddings.requires_grad_(False)
+    assert layer_names(frozen, 2) == {0: "blocks_1", 1: "blocks_2", 2: "head"}
+    plain = nn.Sequential(*[nn.Linear(2, 2) for _ in range(2)])
+    assert layer_names(plain, 2) == {number: f"layer_{number}" for number in range(4)}
+
+
 def test_blocks_below_one_are_refused() -> None:
     with pytest.raises(ValueError, match="blocks=0"):
         layer_groups(bert(2), 0)

@@ -1,0 +1,117 @@
+"""The landscape of a search: the loss of one mini-batch along the direction, and what the search made of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .optim import FinishedSearch, LineSearchOptimizer
+
+LANDSCAPE_NAME = "landscape.json"
+_POINTS = 33
+_REACH = 2.0
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """The loss of one mini-batch, with one set of dropout masks, as a function of the step size.
+
+    Attributes:
+        step: number of the optimizer step, from 1.
+        step_sizes: where the loss was evaluated, from 0 to twice the step size that the search ended with.
+        losses: the losses there; the first is the loss before the step.
+        slope: how fast the loss falls at the start.
+        intercept: of the line of acceptance, `intercept - rate * step_size`.
+        rate: of the line of acceptance.
+        tried: step size and loss of each trial, in order.
+        step_size: the step size that the search ended with, before a schedule takes its share.
+        outcome: `"accepted"`, or why no step was taken (`SearchReport.outcome`).
+    """
+
+    step: int
+    step_sizes: list[float]
+    losses: list[float]
+    slope: float
+    intercept: float
+    rate: float
+    tried: list[tuple[float, float]]
+    step_size: float
+    outcome: str
+
+
+def measure_landscape(search: FinishedSearch) -> Landscape:
+    """Evaluate the loss along the direction of a search; 32 forward passes, which leave no trace."""
+    end = _REACH * search.result.step_size
+    step_sizes = [end * index / (_POINTS - 1) for index in range(_POINTS)]
+    return Landscape(
+        step=search.step,
+        step_sizes=step_sizes,
+        losses=[search.loss, *(search.loss_at(step_size) for step_size in step_sizes[1:])],
+        slope=search.slope,
+        intercept=search.line.intercept,
+        rate=search.line.rate,
+        tried=search.tried,
+        step_size=search.result.step_size,
+        outcome=search.result.outcome,
+    )
+
+
+@contextmanager
+def record_landscapes(optimizer: LineSearchOptimizer) -> Iterator[list[Landscape]]:
+    """Record the landscape of every search in the block; each costs 32 forward passes and changes nothing.
+
+    Parameters, moments and random state are, to the bit, what they are without it.
+
+        >>> import torch
+        >>> from hf_sls import AdamSLS
+        >>> weights = torch.nn.Parameter(torch.tensor([3.0, 1.0]))
+        >>> optimizer = AdamSLS([weights])
+        >>> with record_landscapes(optimizer) as landscapes:
+        ...     loss = optimizer.step(lambda: weights.square().sum())
+        >>> landscapes[0].losses[0]
+        10.0
+
+    Args:
+        optimizer: a line-search optimizer, without Accelerate's wrapper.
+
+    Yields:
+        A list that the landscapes are added to, oldest first. With gradients that are zero or not finite there is no
+        direction and no landscape.
+    """
+    landscapes: list[Landscape] = []
+    before = optimizer.observer
+    optimizer.observer = lambda search: landscapes.append(measure_landscape(search))
+    try:
+        yield landscapes
+    finally:
+        optimizer.observer = before
+
+
+def save_landscapes(landscapes: list[Landscape], path: str | Path) -> None:
+    """Write landscapes as JSON."""
+    Path(path).write_text(json.dumps([asdict(landscape) for landscape in landscapes]), encoding="utf-8")
+
+
+def load_landscapes(run: str | Path) -> list[Landscape]:
+    """Read the landscapes that `LineSearchCallback(landscape_steps=...)` has recorded.
+
+    Args:
+        run: the `output_dir` of the run, or the JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not one of landscapes.
+    """
+    path = Path(run) / LANDSCAPE_NAME if Path(run).is_dir() else Path(run)
+    try:
+        return [Landscape(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"There is no {path}. A run records landscapes at the steps it is asked to: "
+            "SLSTrainer(..., callbacks=[LineSearchCallback(landscape_steps=[10])])."
+        ) from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a file of landscapes: {error}.") from error
