@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .closure import LossClosure
+from .hub import HubError
 from .optim import (
     PLASLS,
     SGDSLS,
@@ -40,6 +41,7 @@ __all__ = [
     "AMSGradSLS",
     "AdagradSLS",
     "AdamSLS",
+    "HubError",
     "LineSearchOptimizer",
     "LineSearchTrainerMixin",
     "LossClosure",

@@ -12,7 +12,7 @@ import copy
 import logging
 import math
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed
 from accelerate.utils import gather_object
+from huggingface_hub import EvalResult
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 from .checkpoints import last_complete_checkpoint
 from .closure import LossClosure
-from .model_card import with_line_search
+from .hub import HubError, check_may_write, not_pushed, not_reached
+from .model_card import complete_card
 from .optim import PLASLS, LineSearchOptimizer, layer_groups
 from .training_args import check_arguments, is_line_search, optimizer_class_and_kwargs
 
@@ -70,6 +72,7 @@ class LineSearchTrainerMixin(_Base):
         self._recorded_inputs: list[Any] | None = None
         self._replayed_inputs: Iterator[Any] | None = None
         self._counts_at_last_log: dict[str, float] | None = None
+        self._ready_to_push = False
         super().__init__(*args, **kwargs)
         if self._wants_line_search():
             self._check_line_search()
@@ -280,13 +283,70 @@ class LineSearchTrainerMixin(_Base):
                 logs["train_forward_passes_per_step"] = optimizer.forward_passes_per_step
         super().log(logs, *args, **kwargs)
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write the Trainer's model card, with the line search in place of a learning rate."""
+    # ---- The Hub ----
+
+    def init_hf_repo(self, token: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """Create the repository as the Trainer does, and find out now whether the token may write to it.
+
+        Raises:
+            HubError: it cannot be created or written to, or the Hub cannot be reached.
+        """
+        try:
+            super().init_hf_repo(token, *args, **kwargs)
+            if self.hub_model_id is not None:
+                check_may_write(self.hub_model_id, token or self.args.hub_token)
+        except Exception as error:
+            self.hub_model_id: str | None = None
+            raise HubError(not_reached(self.args, error)) from error
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Push as the Trainer does, with the arguments of the Trainer and of `create_model_card`.
+
+        Raises:
+            HubError: the Hub cannot be reached or does not take the model. The model is in `output_dir` then, and the
+                message has the command that pushes it later.
+        """
+        self._ready_to_push = False
+        if not self.args.push_to_hub:
+            self.save_model(_internal_call=True)  # the Trainer creates the repository first, and saves after
+        try:
+            return super().push_to_hub(*args, **kwargs)
+        except Exception as error:
+            if not (self._ready_to_push or isinstance(error, HubError)):
+                raise
+            raise HubError(not_pushed(self.args, self.hub_model_id, error.__cause__ or error)) from error
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save as the Trainer does. With `push_to_hub=True` it pushes too: where that fails the run goes on."""
+        try:
+            super().save_model(output_dir, _internal_call)
+        except HubError as error:
+            logger.error(error)
+
+    def create_model_card(
+        self,
+        *args: Any,
+        snippet: str | None = None,
+        picture: str | None = None,
+        eval_results: Sequence[EvalResult] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the Trainer's model card; with a line search, its rules, step sizes, cost and picture are added.
+
+        Args:
+            *args: as for the Trainer.
+            snippet: Markdown that says how to repeat the run; by default, with a line search, the training arguments.
+            picture: a file in `output_dir` to show; by default, with a line search, `run.png`, drawn now where
+                matplotlib is installed.
+            eval_results: the results for `model-index`, in place of the last evaluation in the log.
+            **kwargs: as for the Trainer.
+        """
         super().create_model_card(*args, **kwargs)
         optimizer = self.line_search_optimizer
-        if optimizer is not None and self.is_world_process_zero():
-            path = Path(self.args.output_dir) / "README.md"
-            path.write_text(with_line_search(path.read_text(encoding="utf-8"), optimizer), encoding="utf-8")
+        if self.is_world_process_zero() and (optimizer is not None or snippet or picture or eval_results):
+            card = Path(self.args.output_dir) / "README.md"
+            complete_card(card, self, optimizer, snippet, picture, eval_results)
+        self._ready_to_push = True
 
 
 class SLSTrainer(LineSearchTrainerMixin, Trainer):
