@@ -21,7 +21,8 @@ from typing import Any
 import datasets
 import numpy as np
 import transformers
-from tasks import HUB_DATASET, TASKS, Task, get_task, load_task, official_metric
+from card import DEMO_MODEL, card_settings, repeating_command
+from tasks import TASKS, Task, get_task, load_task, official_metric
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -33,7 +34,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_sls import SLSTrainer, SLSTrainingArguments, plot_run
+from hf_sls import HubError, SLSTrainer, SLSTrainingArguments, plot_run
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +52,13 @@ class ModelArguments:
     tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer, if not that of the model."})
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
     cache_dir: str | None = field(default=None, metadata={"help": "Where to keep downloads."})
+    name_on_the_hub: str | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         if self.model_name_or_path is None:
-            self.model_name_or_path = demo_model()
+            self.model_name_or_path, self.name_on_the_hub = demo_model(), DEMO_MODEL
+        elif not Path(self.model_name_or_path).is_dir():
+            self.name_on_the_hub = self.model_name_or_path
 
 
 @dataclass
@@ -161,18 +165,19 @@ def main(trainer_class: type[SLSTrainer] = SLSTrainer) -> None:
         trainer.save_state()
 
     # 6. Evaluation
+    scores: dict[str, dict[str, float]] = {}
     if args.do_eval:
-        metrics = {}
         for split, rows in eval_rows.items():
             prefix = "eval_mm" if split == "validation_mismatched" else "eval"
-            metrics.update(trainer.evaluate(eval_dataset=rows, metric_key_prefix=prefix))
-            metrics[f"{prefix}_samples"] = len(rows)
+            scores[split] = trainer.evaluate(eval_dataset=rows, metric_key_prefix=prefix)
+            scores[split][f"{prefix}_samples"] = len(rows)
+        metrics = {name: value for of_split in scores.values() for name, value in of_split.items()}
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
 
     # 7. Picture
+    picture = Path(args.output_dir) / "run.png"
     if args.do_train and trainer.is_world_process_zero():
-        picture = Path(args.output_dir) / "run.png"
         try:
             plot_run(trainer.state.log_history, picture, metric=f"eval_{task.headline}")
             print(f"Loss, step size and {task.headline}: {picture}")
@@ -186,23 +191,22 @@ def main(trainer_class: type[SLSTrainer] = SLSTrainer) -> None:
             write_predictions(Path(args.output_dir) / f"predict_{task.name}_{split}.tsv", task, predictions)
 
     # 9. Model card and Hub
-    card = {
-        "finetuned_from": model_args.model_name_or_path,
-        "tasks": "text-classification",
-        "language": "en",
-        "dataset_tags": HUB_DATASET.split("/")[-1],
-        "dataset_args": task.name,
-        "dataset": f"GLUE {task.name.upper()}",
-    }
+    command = repeating_command(argument_parser(), "glue_scripts/run_glue.py")
+    card = card_settings(task, model_args.name_on_the_hub, scores, data_args.max_eval_samples, command, picture)
     if args.push_to_hub:
         trainer.push_to_hub(**card)
     else:
         trainer.create_model_card(**card)
 
 
+def argument_parser() -> HfArgumentParser:
+    """Return the parser of the command line."""
+    return HfArgumentParser((ModelArguments, DataArguments, GlueTrainingArguments))
+
+
 def parse_arguments() -> tuple[ModelArguments, DataArguments, GlueTrainingArguments]:
     """Read the command line, or the one JSON file that it names."""
-    parser = HfArgumentParser((ModelArguments, DataArguments, GlueTrainingArguments))
+    parser = argument_parser()
     if len(sys.argv) == 2 and sys.argv[1].endswith(".json"):
         return parser.parse_json_file(json_file=sys.argv[1])
     return parser.parse_args_into_dataclasses()
@@ -297,4 +301,7 @@ def write_predictions(path: Path, task: Task, predictions: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except HubError as error:
+        sys.exit(str(error))

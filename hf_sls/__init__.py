@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .closure import LossClosure
+from .hub import HubError
 from .landscape import Landscape, record_landscapes
 from .metrics import mean_log_loss
 from .optim import (
@@ -45,6 +46,7 @@ __all__ = [
     "AMSGradSLS",
     "AdagradSLS",
     "AdamSLS",
+    "HubError",
     "Landscape",
     "LineSearchCallback",
     "LineSearchOptimizer",

@@ -1,24 +1,148 @@
-"""The lines of a model card that a line search changes."""
+"""What a model card says of a run beyond the Trainer's: its line search, its picture, and how to repeat it."""
 
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard
+from jinja2 import Environment
+from transformers import Trainer, TrainingArguments
 
 from .optim import LineSearchOptimizer
+from .plotting import plot_run
+
+_TEMPLATE = Path(__file__).parent / "model_card_template.md"
+_VERSIONS = "### Framework versions"
+_ROWS_OF_THE_CURVE = 6
+_NOT_OF_THE_RUN = re.compile(
+    "output_dir|hub_.*|push_to_hub.*|report_to|run_name|project|trackio_.*|logging_dir|log_level.*|log_on_.*|disable_tqdm"
+    "|resume_from_checkpoint|use_cpu|local_rank|accelerator_config|dataloader_pin_memory|debug|do_.*"
+    "|include_num_input_tokens_seen"
+)
 
 
-def with_line_search(card: str, optimizer: LineSearchOptimizer) -> str:
-    """Return the Trainer's model card with the line search in place of a learning rate.
+def complete_card(
+    path: Path,
+    trainer: Trainer,
+    optimizer: LineSearchOptimizer | None,
+    snippet: str | None = None,
+    picture: str | None = None,
+    eval_results: Sequence[EvalResult] | None = None,
+) -> None:
+    """Add to the Trainer's model card the line search, the picture, what repeats the run, and results.
 
     Args:
-        card: the text of the card.
-        optimizer: the optimizer after training.
+        path: the card, which is read and written.
+        trainer: the trainer after training.
+        optimizer: its line-search optimizer; `None` for another optimizer, of which the Trainer says all.
+        snippet: Markdown that says how to repeat the run. Default, with a line search: the arguments of the trainer.
+        picture: a file beside the card. Default, with a line search: `run.png`, drawn here where matplotlib is
+            installed.
+        eval_results: the results for `model-index`, in place of those that the Trainer finds in its log.
     """
+    card = ModelCard.load(path)
+    if eval_results:
+        card.data.model_name = card.data.model_name or path.parent.name
+        card.data.eval_results = list(eval_results)
+        card.data.metrics = list(dict.fromkeys(result.metric_type for result in eval_results))
+    text = _with_facts(card.text, trainer)
+    about: dict[str, Any] = {}
+    if optimizer is not None:
+        card.data.tags = list(dict.fromkeys([*(card.data.tags or []), "hf_sls"]))
+        text = _with_line_search(text, optimizer)
+        about = {
+            "optimizer": optimizer,
+            "optim": getattr(trainer.args.optim, "value", trainer.args.optim),
+            "rules": {name.replace("_", " "): _rounded(str(rule)) for name, rule in optimizer.rules.items()},
+            "curve": step_size_curve(trainer.state.log_history),
+        }
+        snippet = snippet or arguments_snippet(trainer)
+        picture = picture or _drawn(trainer.state.log_history, path.parent / "run.png")
+    environment = Environment(trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    section = template.render(picture=picture, snippet=snippet, **about).strip()
+    before, heading, after = text.partition(_VERSIONS)
+    card.text = f"{before.rstrip()}\n\n{section}\n\n{heading}{after}"
+    card.save(path)
+
+
+def step_size_curve(log_history: Sequence[dict[str, Any]], rows: int = _ROWS_OF_THE_CURVE) -> list[dict[str, Any]]:
+    """Return at most `rows` entries of the training log, evenly spaced, the first and the last among them."""
+    entries = [entry for entry in log_history if "step_size" in entry]
+    last = len(entries) - 1
+    return [entries[i] for i in dict.fromkeys(round(last * row / (rows - 1)) for row in range(rows))] if entries else []
+
+
+def arguments_snippet(trainer: Trainer) -> str:
+    """Return the Python that makes the trainer's arguments, those that differ from their defaults, and trains."""
+    imports: dict[str, list[str]] = {}
+    for cls in (type(trainer), type(trainer.args)):
+        package = cls.__module__.split(".")[0]
+        module = package if getattr(sys.modules[package], cls.__name__, None) is cls else cls.__module__
+        imports.setdefault(module, []).append(cls.__name__)
+    settings = {"output_dir": Path(trainer.args.output_dir).name, **changed_settings(trainer.args)}
+    lines = [f"from {module} import {', '.join(names)}" for module, names in imports.items() if module != "__main__"]
+    lines += ["", f"args = {type(trainer.args).__name__}("]
+    lines += [f"    {name}={value!r}," for name, value in settings.items()]
+    lines += [")", f"trainer = {type(trainer).__name__}(model=model, args=args, train_dataset=train_dataset)"]
+    return "\n".join(["```python", *lines, "trainer.train()", "```"])
+
+
+def changed_settings(args: TrainingArguments) -> dict[str, Any]:
+    """Return the arguments that shape a run and differ from their defaults; tokens and paths are not among them."""
+    values = args.to_dict()
+    changed = {}
+    for field in fields(args):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        default = default.value if isinstance(default, Enum) else default
+        value = values.get(field.name)
+        if field.init and (value or None) != (default or None) and not _NOT_OF_THE_RUN.fullmatch(field.name):
+            changed[field.name] = value
+    optim = getattr(args.optim, "value", args.optim)
+    return {"optim": str(optim), **changed}
+
+
+def _with_line_search(card: str, optimizer: LineSearchOptimizer) -> str:
     lines = {
         "learning_rate": f"step_size: found by line search, {optimizer.param_groups[0]['step_size']:.3g} at the end "
         f"({optimizer.forward_passes_per_step:.2f} forward passes per step)",
-        "optimizer": f"optimizer: hf_sls {optimizer.describe()}",
+        "optimizer": f"optimizer: hf_sls {type(optimizer).__name__}, with the rules below",
     }
+    ours = f"{_VERSIONS}\n\n- hf_sls {sys.modules['hf_sls'].__version__}"
+    card = card.replace(f"{_VERSIONS}\n", ours)
     for key, line in lines.items():
         card = re.sub(rf"^- {key}: .*$", f"- {line}", card, flags=re.MULTILINE)
     return card
+
+
+def _with_facts(card: str, trainer: Trainer) -> str:
+    """Say how many examples there were, and that a model from a directory was not trained from scratch."""
+    sizes = {"Training": trainer.train_dataset, "Evaluation": trainer.eval_dataset}
+    facts = [f"{name}: {len(rows)} examples." for name, rows in sizes.items() if hasattr(rows, "__len__")]
+    heading = "## Training and evaluation data\n\n"
+    if facts:
+        card = card.replace(f"{heading}More information needed", heading + " ".join(facts))
+    source = getattr(getattr(trainer.model, "config", None), "_name_or_path", "")
+    if source and Path(source).is_dir():
+        card = card.replace("This model was trained from scratch on", "This model is a fine-tuned local model, on")
+    return card
+
+
+def _rounded(text: str) -> str:
+    return re.sub(r"\d+\.\d{7,}", lambda number: f"{float(number[0]):g}", text)
+
+
+def _drawn(log_history: Sequence[dict[str, Any]], path: Path) -> str | None:
+    scores = [key for entry in log_history for key in entry if key.startswith("eval_")]
+    metric = next((key for key in scores if key not in ("eval_loss", "eval_runtime")), "eval_loss")
+    try:
+        plot_run(log_history, path, metric=metric)
+    except (ImportError, ValueError):
+        return None
+    return path.name

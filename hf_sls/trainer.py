@@ -12,7 +12,7 @@ import copy
 import logging
 import math
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed
 from accelerate.utils import gather_object
+from huggingface_hub import EvalResult
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 from .callbacks import LineSearchCallback
 from .checkpoints import last_complete_checkpoint
 from .closure import LossClosure
-from .model_card import with_line_search
+from .hub import PushMixin
+from .model_card import complete_card
 from .optim import PLASLS, Joint, LineSearchOptimizer, layer_groups
 from .training_args import check_arguments, is_line_search, optimizer_class_and_kwargs
 
@@ -42,7 +44,7 @@ else:
     _Base = object
 
 
-class LineSearchTrainerMixin(_Base):
+class LineSearchTrainerMixin(PushMixin, _Base):
     """Makes any Trainer subclass work with the line-search optimizers; put it first among the bases.
 
     With a stock `optim` every method passes through, and the Trainer is what it was. With a line search,
@@ -295,13 +297,31 @@ class LineSearchTrainerMixin(_Base):
                 logs["train_forward_passes_per_step"] = optimizer.forward_passes_per_step
         super().log(logs, *args, **kwargs)
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write the Trainer's model card, with the line search in place of a learning rate."""
+    # ---- The model card ----
+
+    def create_model_card(
+        self,
+        *args: Any,
+        snippet: str | None = None,
+        picture: str | None = None,
+        eval_results: Sequence[EvalResult] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the Trainer's model card; with a line search, its rules, step sizes, cost and picture are added.
+
+        Args:
+            *args: as for the Trainer.
+            snippet: Markdown that says how to repeat the run; by default, with a line search, the training arguments.
+            picture: a file in `output_dir` to show; by default, with a line search, `run.png`, drawn now where
+                matplotlib is installed.
+            eval_results: the results for `model-index`, in place of the last evaluation in the log.
+            **kwargs: as for the Trainer.
+        """
         super().create_model_card(*args, **kwargs)
         optimizer = self.line_search_optimizer
-        if optimizer is not None and self.is_world_process_zero():
-            path = Path(self.args.output_dir) / "README.md"
-            path.write_text(with_line_search(path.read_text(encoding="utf-8"), optimizer), encoding="utf-8")
+        if self.is_world_process_zero() and (optimizer is not None or snippet or picture or eval_results):
+            card = Path(self.args.output_dir) / "README.md"
+            complete_card(card, self, optimizer, snippet, picture, eval_results)
 
 
 class SLSTrainer(LineSearchTrainerMixin, Trainer):

@@ -43,6 +43,10 @@ class SLSTrainingArguments(TrainingArguments):
         if is_line_search(self.optim):
             check_arguments(self)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave `hub_token` out of a pickle: `training_args.bin` is pushed to the Hub."""
+        return {**vars(self), "hub_token": None}
+
 
 def is_line_search(optim: str) -> bool:
     """Whether `optim` names an optimizer of this package."""

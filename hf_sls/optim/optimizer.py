@@ -231,10 +231,15 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         extra = counts["trials"] + (counts["searches"] if self.search_fraction < 1 else 0)
         return 1 + self.search_fraction * extra / max(counts["steps"], 1)
 
+    @property
+    def rules(self) -> dict[str, Any]:
+        """The six rules that the optimizer is composed of, by name."""
+        names = ("direction", "criterion", "initial_step", "backtracking", "cadence", "partition")
+        return {name: getattr(self, name) for name in names}
+
     def describe(self) -> str:
         """Return the composition as text, `AdamSLS(direction=..., criterion=..., ...)`."""
-        rules = ("direction", "criterion", "initial_step", "backtracking", "cadence", "partition")
-        return f"{type(self).__name__}({', '.join(f'{rule}={getattr(self, rule)}' for rule in rules)})"
+        return f"{type(self).__name__}({', '.join(f'{name}={rule}' for name, rule in self.rules.items())})"
 
     def arm(self, closure: Closure, loss: Tensor | float, gradient_scale: Tensor | float = 1.0) -> None:
         """Hand the closure to the next `step()`, for a training loop that calls it without one.

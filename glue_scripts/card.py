@@ -1,0 +1,100 @@
+"""What the model card of a GLUE run says: the data, the scores, and the command that repeats it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult
+from tasks import HUB_DATASET, Task
+from transformers import HfArgumentParser
+
+DEMO_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+_HUB_NAMES = {
+    "accuracy": "accuracy",
+    "f1": "f1",
+    "matthews_correlation": "matthews_correlation",
+    "pearson": "pearsonr",
+    "spearmanr": "spearmanr",
+}
+_NOT_OF_THE_RUN = re.compile(
+    "hub_.*|push_to_hub.*|resume_from_checkpoint|report_to|run_name|logging_dir|log_level.*|disable_tqdm|use_cpu|cache_dir"
+)
+
+
+def card_settings(
+    task: Task,
+    base_model: str | None,
+    scores: dict[str, dict[str, float]],
+    max_eval_samples: int | None,
+    command: str,
+    picture: Path,
+) -> dict[str, Any]:
+    """Return the arguments of `trainer.push_to_hub` and `trainer.create_model_card` for a GLUE run.
+
+    Args:
+        task: the GLUE task.
+        base_model: the model on the Hub that was fine-tuned, if it is one.
+        scores: the metrics of each evaluated split, by split; their names start with `eval`.
+        max_eval_samples: how many examples were evaluated, where not all were.
+        command: what repeats the run.
+        picture: the picture of the run; it may be missing.
+    """
+    name = f"GLUE {task.name.upper()}"
+    return {
+        "finetuned_from": base_model,
+        "tasks": "text-classification",
+        "language": "en",
+        "dataset_tags": HUB_DATASET,
+        "dataset_args": task.name,
+        "dataset": name,
+        "eval_results": [
+            EvalResult(
+                task_type="text-classification",
+                task_name="Text Classification",
+                dataset_type=HUB_DATASET,
+                dataset_name=name if max_eval_samples is None else f"{name}, first {max_eval_samples} examples",
+                dataset_config=task.name,
+                dataset_split=split,
+                metric_type=hub_name,
+                metric_name=metric.replace("_", " ").capitalize(),
+                metric_value=value,
+            )
+            for split, metrics in scores.items()
+            for key, value in metrics.items()
+            for metric, hub_name in _HUB_NAMES.items()
+            if key.endswith(f"_{metric}")
+        ],
+        "snippet": f"In a clone of hf_sls:\n\n```bash\n{command}\n```",
+        "picture": picture.name if picture.is_file() else None,
+    }
+
+
+def repeating_command(parser: HfArgumentParser, script: str) -> str:
+    """Return the command line of this run: the arguments that shape it and differ from their defaults.
+
+    Tokens are left out, and of a local path only the name is told.
+    """
+    if len(sys.argv) == 2 and sys.argv[1].endswith(".json"):
+        given = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    else:
+        given = vars(parser.parse_args())
+    defaults = vars(parser.parse_args([]))
+    changed = {
+        name: value for name, value in given.items() if value != defaults[name] and not _NOT_OF_THE_RUN.fullmatch(name)
+    }
+    words = [f"--{name} {_on_the_command_line(name, value)}" for name, value in changed.items()]
+    return " \\\n    ".join([f"python {script}", *words])
+
+
+def _on_the_command_line(name: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return shlex.quote(json.dumps(value))
+    if isinstance(value, list):
+        return shlex.join(map(str, value))
+    is_local = name.endswith(("_dir", "_path", "_name")) and Path(str(value)).exists()
+    return shlex.quote(Path(value).absolute().name if is_local else str(getattr(value, "value", value)))

@@ -1,0 +1,386 @@
+"""Pushing to the Hub with the real client against a stand-in on loopback: what arrives, what does not, what breaks."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import run_glue
+import torch
+import transformers
+from huggingface_hub import ModelCard
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertForSequenceClassification,
+    Seq2SeqTrainingArguments,
+    Trainer,
+)
+
+from hf_sls import HubError, LineSearchTrainerMixin, SLSTrainer
+from hf_sls.model_card import arguments_snippet
+
+from .conftest import classification_rows, losses, tiny_bert
+from .glue import SCRIPTS, glue_dir
+from .hub import READER, STRANGER, WRITER, Hub
+
+REPO = "alice/tiny"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub that this process talks to, as with HF_ENDPOINT, which is read on import."""
+    with Hub().serving() as server:
+        constants = huggingface_hub.constants
+        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.endpoint)
+        monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)
+        monkeypatch.setenv("HF_TOKEN", WRITER)
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+        yield server
+
+
+@pytest.fixture
+def trained(arguments: Any) -> Callable[..., SLSTrainer]:
+    """Train a tiny BERT that is to be pushed."""
+
+    def train(**settings: Any) -> SLSTrainer:
+        args = arguments(**{"push_to_hub": True, "hub_model_id": REPO, "eval_strategy": "steps", **settings})
+        rows = classification_rows(12)
+        trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=rows, eval_dataset=rows)
+        trainer.train()
+        return trainer
+
+    return train
+
+
+def environment(hub: Hub, token: str = WRITER) -> dict[str, str]:
+    """The environment of a process that talks to the Hub."""
+    ours = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+    path = os.pathsep.join(filter(None, [str(SCRIPTS.parent), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, **ours, "HF_EVALUATE_OFFLINE": "1", "PYTHONPATH": path}
+
+
+def test_what_arrives(hub: Hub, trained: Any) -> None:
+    trainer = trained()
+    trainer.push_to_hub()
+    files = hub.files(REPO)
+    assert set(files) == {"README.md", "config.json", "model.safetensors", "run.png", "training_args.bin"}
+    assert hub.messages(REPO) == ["End of training"]
+    for name, content in files.items():
+        assert (Path(trainer.args.output_dir) / name).read_bytes() == content
+
+
+CHECKPOINTS = {
+    "end": set(),
+    "every_save": set(),
+    "checkpoint": {"last-checkpoint"},
+    "all_checkpoints": {"checkpoint-2"},
+}
+
+
+@pytest.mark.parametrize("strategy", CHECKPOINTS)
+def test_the_optimizer_leaves_only_when_asked(strategy: str, hub: Hub, trained: Any) -> None:
+    trainer = trained(hub_strategy=strategy, save_strategy="steps", save_steps=2, max_steps=2)
+    trainer.push_to_hub()
+    assert (Path(trainer.args.output_dir) / "checkpoint-2" / "optimizer.pt").is_file()
+    with_state = {path for path in hub.files(REPO) if path.endswith(("optimizer.pt", "scheduler.pt", ".pth"))}
+    assert {path.split("/")[0] for path in with_state} == CHECKPOINTS[strategy]
+    assert ("Training in progress, step 2" in hub.messages(REPO)) == (strategy != "end")
+
+
+def test_a_token_in_the_arguments_does_not_leave(hub: Hub, trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    trainer = trained(hub_token=WRITER)
+    trainer.push_to_hub()
+    assert "training_args.bin" in hub.files(REPO)
+    assert not [path for path, content in hub.files(REPO).items() if WRITER.encode() in content]
+
+
+# ---- The card ----
+
+
+def test_the_card_tells_the_run(hub: Hub, trained: Any) -> None:
+    trainer = trained(optim_args="minimum_share=0.5", max_steps=12)
+    trainer.push_to_hub(tasks="text-classification", dataset_tags="alice/rows", dataset="rows")
+    card = ModelCard(hub.files(REPO)["README.md"].decode())
+    assert "hf_sls" in card.data.tags
+    for rule in trainer.line_search_optimizer.rules.values():
+        assert f"| `{type(rule).__name__}(" in card.text
+    assert "ParabolaMinimum(first=0.1, share=0.5" in card.text
+    assert f"{trainer.line_search_optimizer.forward_passes_per_step:.2f} forward passes on average" in card.text
+    assert "![" in card.text
+    assert "](run.png)" in card.text
+    assert hub.files(REPO)["run.png"].startswith(b"\x89PNG")
+    assert "Training: 12 examples. Evaluation: 12 examples." in card.text
+    curve = re.findall(r"^\| (\d+) \| [\d.]+ \| ([\d.]+) \| ([\de.+-]+) \|", card.text, flags=re.MULTILINE)
+    logged = {e["step"]: (e["loss"], e["step_size"]) for e in trainer.state.log_history if "step_size" in e}
+    assert [int(step) for step, _, _ in curve] == [1, 3, 5, 8, 10, 12]
+    for step, loss, step_size in curve:
+        assert (float(loss), float(step_size)) == pytest.approx(logged[int(step)], rel=0.01)
+
+
+def test_its_snippet_repeats_the_run(hub: Hub, trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trained(
+        optim_args="minimum_share=0.5", lr_scheduler_type="cosine", gradient_accumulation_steps=2, hub_token=WRITER
+    )
+    trainer.push_to_hub()
+    card = hub.files(REPO)["README.md"].decode()
+    snippet = re.search(r"```python\n(.*?)```", card, flags=re.DOTALL).group(1)
+    assert "from hf_sls import SLSTrainer, SLSTrainingArguments" in snippet
+    assert not re.search("hub|token|use_cpu|report_to", snippet)
+    monkeypatch.chdir(tmp_path)
+    names = {"model": tiny_bert(), "train_dataset": classification_rows(12)}
+    quiet = snippet.replace("Arguments(", "Arguments(report_to='none', ")
+    exec(quiet.replace("train_dataset=", "eval_dataset=train_dataset, train_dataset="), names)
+    assert losses(names["trainer"]) == losses(trainer)
+
+
+class OwnTrainer(LineSearchTrainerMixin, Trainer):
+    pass
+
+
+def test_the_snippet_names_the_classes_in_use(arguments: Any) -> None:
+    args = arguments(Seq2SeqTrainingArguments, optim="sgd_sls")
+    snippet = arguments_snippet(OwnTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows()))
+    assert "from tests.test_hub import OwnTrainer\nfrom transformers import Seq2SeqTrainingArguments\n" in snippet
+    assert "args = Seq2SeqTrainingArguments(\n    output_dir='run',\n    optim='sgd_sls'," in snippet
+
+
+def test_without_matplotlib_only_the_picture_is_missing(
+    hub: Hub, trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    trained().push_to_hub()
+    card = hub.files(REPO)["README.md"].decode()
+    assert "run.png" not in hub.files(REPO)
+    assert "![" not in card
+    for part in ("### Line search", "| Step | Epoch |", "### Repeat this run", "### Framework versions"):
+        assert card.count(part) == 1
+
+
+def test_the_card_of_an_adapter_stays_one(arguments: Any) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
+    args = arguments()
+    trainer = SLSTrainer(
+        model=peft.get_peft_model(tiny_bert(), config), args=args, train_dataset=classification_rows(12)
+    )
+    trainer.train()
+    trainer.save_model()
+    for _ in range(2):
+        trainer.create_model_card()
+    card = ModelCard.load(Path(args.output_dir) / "README.md")
+    assert card.data.library_name == "peft"
+    assert card.data.tags.count("hf_sls") == card.text.count("### Line search") == card.text.count("- PEFT") == 1
+
+
+def test_a_stock_optimizer_has_the_stock_card(arguments: Any) -> None:
+    cards = []
+    for cls in (SLSTrainer, Trainer):
+        args = arguments(optim="adamw_torch", output_dir="stock", max_steps=1)
+        trainer = cls(model=tiny_bert(), args=args, train_dataset=classification_rows(4))
+        trainer.train()
+        trainer.create_model_card()
+        cards.append(Path(trainer.args.output_dir, "README.md").read_text())
+    assert cards[0] == cards[1]
+
+
+# ---- What breaks ----
+
+
+def test_a_dropped_connection_is_taken_up_again(hub: Hub, trained: Any) -> None:
+    trainer = trained()
+    hub.drop("PUT /storage")
+    trainer.push_to_hub()
+    assert hub.count("PUT") == 1 + len(
+        [name for name in hub.files(REPO) if name.endswith((".safetensors", ".bin", ".png"))]
+    )
+    assert hub.files(REPO)["model.safetensors"] == Path(trainer.args.output_dir, "model.safetensors").read_bytes()
+
+
+def test_a_push_that_broke_off_goes_on_where_it_was(hub: Hub, trained: Any) -> None:
+    trainer = trained()
+    hub.drop(f"POST /api/models/{REPO}/commit")
+    with pytest.raises(HubError, match="not pushed to alice/tiny"):
+        trainer.push_to_hub()
+    assert hub.files(REPO) == {}
+    uploads = hub.count("PUT")
+    assert uploads
+    trainer.push_to_hub()
+    assert "model.safetensors" in hub.files(REPO)
+    assert hub.count("PUT") - uploads <= 1, "only the picture, drawn again, may differ"
+
+
+@pytest.mark.parametrize("at_init", [True, False])
+def test_without_network_at_the_end_the_model_is_on_disk_and_the_message_pushes_it(
+    at_init: bool, hub: Hub, trained: Any
+) -> None:
+    trainer = trained(push_to_hub=at_init, save_strategy="steps", save_steps=3, hub_strategy="end")
+    hub.stop()
+    with pytest.raises(HubError, match="is trained and saved in .*Connection refused") as raised:
+        trainer.push_to_hub()
+    output = trainer.args.output_dir
+    saved = BertForSequenceClassification.from_pretrained(output)
+    expected = trainer.model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in saved.state_dict().items())
+
+    command = str(raised.value).splitlines()[-1].strip()
+    assert command.startswith(f"hf upload {REPO} {output} . --exclude")
+    hub.start()
+    client = str(Path(sys.executable).parent / "hf")
+    subprocess.run([client, *shlex.split(command)[1:]], env=environment(hub), check=True, capture_output=True)
+    assert "model.safetensors" in hub.files(REPO)
+    assert not [path for path in hub.files(REPO) if "checkpoint" in path or path.endswith("optimizer.pt")]
+
+
+def test_saving_goes_on_without_network(hub: Hub, trained: Any, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = trained()
+    hub.stop()
+    trainer.save_model()
+    assert "Push it later" in caplog.text
+    assert Path(trainer.args.output_dir, "model.safetensors").is_file()
+
+
+def test_training_goes_on_without_network(hub: Hub, arguments: Any, caplog: pytest.LogCaptureFixture) -> None:
+    args = arguments(push_to_hub=True, hub_model_id=REPO, save_strategy="steps", save_steps=1)
+    trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows(12))
+    hub.stop()
+    trainer.train()
+    assert trainer.state.global_step == 3
+    assert "A push in training has failed" in caplog.text
+
+
+def test_a_disk_error_is_not_taken_for_the_network(hub: Hub, trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trained()
+    monkeypatch.setattr(Trainer, "_save", lambda *args, **kwargs: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(OSError, match="No space left") as raised:
+        trainer.push_to_hub()
+    assert not isinstance(raised.value, HubError)
+
+
+@pytest.mark.parametrize("token", [STRANGER, READER], ids=["wrong", "may only read"])
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_bad_token_is_found_before_training(
+    token: str, exists: bool, hub: Hub, trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if exists and token == READER and "write" not in inspect.signature(huggingface_hub.auth_check).parameters:
+        pytest.skip("this huggingface_hub cannot ask for the right to write")
+    if exists:
+        huggingface_hub.HfApi().create_repo(REPO)
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setattr(Trainer, "train", lambda *args, **kwargs: pytest.fail("it trained"))
+    with pytest.raises(HubError, match=r"does not open the repository 'alice/tiny'.*40[13].*\n.*hf auth login"):
+        trained()
+
+
+def test_a_token_that_is_withdrawn_in_training(hub: Hub, trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trained()
+    monkeypatch.setenv("HF_TOKEN", STRANGER)
+    with pytest.raises(HubError, match=r"is trained and saved in .*401.*\n.*hf auth login"):
+        trainer.push_to_hub()
+    assert Path(trainer.args.output_dir, "model.safetensors").is_file()
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    trainer.push_to_hub()
+    assert "model.safetensors" in hub.files(REPO)
+
+
+# ---- run_glue.py ----
+
+LOAD = """
+import sys
+sys.modules["hf_sls"] = None
+import json, torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+model = AutoModelForSequenceClassification.from_pretrained("alice/glue", cache_dir=sys.argv[1]).eval()
+tokenizer = AutoTokenizer.from_pretrained("alice/glue", cache_dir=sys.argv[1])
+with torch.no_grad():
+    logits = model(**tokenizer("good film", return_tensors="pt")).logits
+print(json.dumps({"logits": logits.tolist(), "labels": model.config.id2label}))
+"""
+
+
+def glue_command(tmp_path: Path, model_dir: Path, *more: str) -> list[str]:
+    """A short run whose data and model are named relative to `tmp_path`."""
+    glue_dir(tmp_path / "rows", "mrpc")
+    if not (tmp_path / "tiny").exists():
+        (tmp_path / "tiny").symlink_to(model_dir)
+    where = ["--task_name", "mrpc", "--data_dir", "rows", "--model_name_or_path", "tiny", "--output_dir", "glue"]
+    short = ["--max_train_samples", "8", "--num_train_epochs", "1", "--per_device_train_batch_size", "2"]
+    return ["run_glue.py", *where, *short, "--use_cpu", "true", "--report_to", "none", "--disable_tqdm", "true", *more]
+
+
+def test_run_glue_pushes_what_plain_transformers_loads(hub: Hub, model_dir: Path, tmp_path: Path) -> None:
+    script, *arguments = glue_command(tmp_path, model_dir, "--push_to_hub", "--hub_token", WRITER)
+    run = [sys.executable, str(SCRIPTS / script), *arguments]
+    result = subprocess.run(run, env=environment(hub, STRANGER), cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert {"README.md", "model.safetensors", "tokenizer.json", "run.png"} <= set(hub.files("alice/glue"))
+
+    card = ModelCard(hub.files("alice/glue")["README.md"].decode())
+    metrics = json.loads((tmp_path / "glue" / "all_results.json").read_text())
+    results = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert results == {"accuracy": metrics["eval_accuracy"], "f1": metrics["eval_f1"]}
+    result = card.data.eval_results[0]
+    assert (result.dataset_type, result.dataset_config, result.dataset_split) == ("nyu-mll/glue", "mrpc", "validation")
+    assert "base_model" not in card.data.to_dict()
+    assert "a fine-tuned local model" in card.text
+    assert str(tmp_path) not in card.content
+
+    loading = [sys.executable, "-c", LOAD, str(tmp_path / "cache")]
+    loaded = subprocess.run(loading, env=environment(hub), cwd=tmp_path, capture_output=True, text=True)
+    assert loaded.returncode == 0, loaded.stderr
+    local = AutoModelForSequenceClassification.from_pretrained(tmp_path / "glue").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "glue")
+    with torch.no_grad():
+        logits = local(**tokenizer("good film", return_tensors="pt")).logits
+    assert json.loads(loaded.stdout)["logits"] == logits.tolist()
+    assert json.loads(loaded.stdout)["labels"] == {"0": "not_equivalent", "1": "equivalent"}
+
+
+def test_the_command_in_the_card_repeats_the_run(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = glue_command(tmp_path, model_dir, "--optim", "sgd_sls", "--optim_args", "c=0.6", "--seed", "3")
+    monkeypatch.setattr(sys, "argv", first)
+    run_glue.main()
+    result = json.loads(Path("glue/all_results.json").read_text())
+    command = re.search(r"```bash\n(.*?)```", Path("glue/README.md").read_text(), flags=re.DOTALL).group(1)
+    python, script, *again = shlex.split(command.replace("\\\n", " "))
+    assert (python, script) == ("python", "glue_scripts/run_glue.py")
+    assert "--use_cpu" not in again
+    monkeypatch.setattr(sys, "argv", [script, *again, "--output_dir", "again", "--report_to", "none"])
+    run_glue.main()
+    assert json.loads(Path("again/all_results.json").read_text())["final_train_loss"] == result["final_train_loss"]
+
+
+def test_run_glue_ends_with_advice_when_the_push_fails(
+    hub: Hub, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.drop("POST /api/models/alice/glue/commit", times=99)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_EVALUATE_OFFLINE", "1")
+    monkeypatch.setattr(sys, "argv", glue_command(tmp_path, model_dir, "--push_to_hub", "--hub_strategy", "end"))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPTS / "run_glue.py"), run_name="__main__")
+    assert "The model is trained and saved in glue, but not pushed to alice/glue" in str(ended.value)
+    assert str(ended.value).endswith("hf upload alice/glue glue . --exclude '_*' --exclude '*checkpoint-*'")
+    assert "eval_accuracy" in json.loads((tmp_path / "glue" / "all_results.json").read_text())
+    assert (tmp_path / "glue" / "model.safetensors").is_file()
