@@ -23,6 +23,8 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+default_role = "py:obj"
 
 
 def inline_math(translator: HTML5Translator, node: nodes.math) -> None:
