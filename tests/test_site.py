@@ -23,6 +23,15 @@ DOCS = Path(__file__).parent.parent / "docs"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
+BEYOND_THE_SCREEN = """
+() => [...document.querySelectorAll("article *")].filter(element => {
+    if (element.getBoundingClientRect().right <= window.innerWidth + 1) return false;
+    for (let box = element.parentElement; box.tagName != "ARTICLE"; box = box.parentElement)
+        if (["auto", "scroll"].includes(getComputedStyle(box).overflowX)) return false;
+    return true;
+}).map(element => element.outerHTML.slice(0, 80))
+"""
+
 pytestmark = [pytest.mark.site, pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium or google-chrome")]
 
 
@@ -40,14 +49,14 @@ class Site:
 
 @dataclass(frozen=True)
 class Visit:
-    """What a browser found on a page: anchors, links, images that did not load, complaints, and how wide it is."""
+    """What a browser found on a page: anchors, links, missing images, complaints, what the screen cuts off."""
 
     ids: set[str]
     links: list[str]
     images: int
     missing_images: list[str]
     complaints: list[str]
-    width: int
+    cut_off: list[str]
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -97,7 +106,7 @@ def visits(site: Site, browser: Any, viewport: dict[str, int], screenshots: Path
             images=len(images),
             missing_images=[source for source, width in images if not width],
             complaints=list(complaints),
-            width=page.evaluate("document.documentElement.scrollWidth"),
+            cut_off=page.evaluate(BEYOND_THE_SCREEN),
         )
         if screenshots is not None:
             screenshots.mkdir(parents=True, exist_ok=True)
@@ -108,42 +117,40 @@ def visits(site: Site, browser: Any, viewport: dict[str, int], screenshots: Path
 
 
 @pytest.fixture(scope="module", params=[DESKTOP, PHONE], ids=["desktop", "phone"])
-def seen(site: Site, browser: Any, request: pytest.FixtureRequest) -> tuple[dict[str, Visit], int]:
+def seen(site: Site, browser: Any, request: pytest.FixtureRequest) -> dict[str, Visit]:
     folder = request.config.getoption("--screenshots")
-    return visits(site, browser, request.param, Path(folder) if folder else None), request.param["width"]
+    return visits(site, browser, request.param, Path(folder) if folder else None)
 
 
-def test_no_page_complains_or_asks_another_server(seen: Any) -> None:
-    assert {name: visit.complaints for name, visit in seen[0].items() if visit.complaints} == {}
+def test_no_page_complains_or_asks_another_server(seen: dict[str, Visit]) -> None:
+    assert {name: visit.complaints for name, visit in seen.items() if visit.complaints} == {}
 
 
-def test_pictures_load(seen: Any) -> None:
-    assert {name: visit.missing_images for name, visit in seen[0].items() if visit.missing_images} == {}
-    assert seen[0]["explanation/how-it-works.html"].images > 0
+def test_pictures_load(seen: dict[str, Visit]) -> None:
+    assert {name: visit.missing_images for name, visit in seen.items() if visit.missing_images} == {}
+    assert seen["explanation/how-it-works.html"].images > 0
 
 
-def test_no_page_is_wider_than_the_screen(seen: Any) -> None:
-    visited, width = seen
-    assert {name: visit.width for name, visit in visited.items() if visit.width > width} == {}
+def test_nothing_is_cut_off_by_the_screen(seen: dict[str, Visit]) -> None:
+    assert {name: visit.cut_off for name, visit in seen.items() if visit.cut_off} == {}
 
 
-def test_no_link_is_broken(site: Site, seen: Any) -> None:
-    visited, _ = seen
+def test_no_link_is_broken(site: Site, seen: dict[str, Visit]) -> None:
     broken = []
-    for name, visit in visited.items():
+    for name, visit in seen.items():
         for link in visit.links:
             if not link.startswith(site.address):
                 assert link.startswith("https://"), f"{name} links to {link}"
                 continue
             address, anchor = urldefrag(link)
             target = unquote(address.removeprefix(f"{site.address}/")) or "index.html"
-            known = target in site.files and (not anchor or target not in visited or anchor in visited[target].ids)
+            known = target in site.files and (not anchor or target not in seen or anchor in seen[target].ids)
             broken += [] if known else [(name, link)]
     assert broken == []
 
 
-def test_every_page_can_be_reached_from_the_first(site: Site, seen: Any) -> None:
-    first = {urldefrag(link)[0] for link in seen[0]["index.html"].links}
+def test_every_page_can_be_reached_from_the_first(site: Site, seen: dict[str, Visit]) -> None:
+    first = {urldefrag(link)[0] for link in seen["index.html"].links}
     made_by_sphinx = {"index.html", "search.html", "genindex.html", "py-modindex.html"}
     assert {page for page in site.pages if site.url(page) not in first} <= made_by_sphinx
 
@@ -153,7 +160,5 @@ def test_the_search_finds_a_word(site: Site, browser: Any) -> None:
     page.goto(site.url("index.html"))
     page.fill("input[name=q]", "cadence")
     page.press("input[name=q]", "Enter")
-    page.wait_for_selector("ul.search li a", timeout=20_000)
-    results = page.eval_on_selector_all("ul.search li a", "all => all.map(link => link.href)")
+    page.wait_for_selector("ul.search a[href*='explanation/rules.html']", timeout=60_000)
     page.close()
-    assert any("explanation/rules.html" in link for link in results)
