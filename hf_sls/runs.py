@@ -13,6 +13,7 @@ from typing import Any
 from transformers.trainer import TRAINER_STATE_NAME
 
 from .checkpoints import last_complete_checkpoint
+from .metrics import mean_log_loss
 
 MEAN_LOG_LOSS = "L, mean log loss"
 _NOT_METRICS = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "samples")

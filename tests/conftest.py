@@ -32,8 +32,9 @@ torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that names the data of the slow tests."""
+    """Add the options that name the data of the slow tests, and where to put the screenshots of the site."""
     parser.addoption("--glue", help="directory with GLUE data, for the slow tests")
+    parser.addoption("--screenshots", help="directory to write a screenshot of every page of the site to")
 
 
 VOCABULARY = 50

