@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 STYLES = (("black", "-", "o"), ("black", "--", "s"), ("0.5", "-", "^"), ("0.5", "--", "D"), ("0.5", ":", "v"))
 Record = dict[str, Any]
@@ -39,6 +40,8 @@ def draw_curves(groups: Mapping[str, Sequence[Record]], metric: str, path: Path,
             dots = {**style, "marker": marker, "markersize": 4}
             draw_range(evaluation, epochs, scores, dots, logarithmic=False)
     loss.set(xlabel="step", ylabel="training loss", yscale="log")
+    loss.yaxis.set_major_formatter(LogFormatter())
+    loss.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1.5, 0.5)))
     step_size.set(xlabel="step", ylabel="step size", yscale="log")
     evaluation.set(xlabel="epoch", ylabel="accuracy" if metric == "accuracy" else "evaluation loss")
     figure.legend(loc="outside lower center", ncols=5, frameon=False)

@@ -52,12 +52,13 @@ def with_results(page: Comparison | Law, text: str, records: Sequence[Record], f
 _MNIST = {"width": 256, "batch_size": 128, "max_steps": -1}
 _LANGUAGE = {"width": 128, "batch_size": 8, "lr_scheduler_type": "linear"}
 _ARMIJO = "minimum_share=0,c=0.5,smoothing=0,growth=1.0013872557,search_rate=inf"
+_GROWING = "minimum_share=0,c=0.5,smoothing=0,growth=1.1,search_rate=inf"
 _RULES = {"as published": ("adam_sls", PUBLISHED), "adam_sls, every step": ("adam_sls", EVERY_STEP)}
 _GRADIENT = {"sgd_sls, every step": ("sgd_sls", EVERY_STEP)}
 
 
 def _constant(task: str, name: str, rules: Mapping[str, tuple[str, str]], **where: Any) -> list[Line]:
-    constant = {"lr_scheduler_type": "constant", **where}
+    constant = {"lr_scheduler_type": "constant", "max_grad_norm": 0, **where}
     return [
         Line(f"{name}, {rule}", task, {**constant, "optim": optim, "optim_args": text})
         for rule, (optim, text) in rules.items()
@@ -83,9 +84,14 @@ PAGES: tuple[Comparison | Law, ...] = (
     Comparison(
         "plasls",
         [
-            Line("plasls", "language", {**_LANGUAGE, "optim": "plasls", "optim_args": "blocks=4"}),
-            Line("adam_sls, the same rule", "language", {**_LANGUAGE, "optim": "adam_sls", "optim_args": _ARMIJO}),
-            Line("adam_sls", "language", {**_LANGUAGE, "optim": "adam_sls", "optim_args": None}),
+            Line(label, "language", {**_LANGUAGE, "optim": optim, "optim_args": text})
+            for label, optim, text in (
+                ("each layer, growth 10 %", "plasls", "blocks=4,growth=1.1"),
+                ("all layers, growth 10 %", "adam_sls", _GROWING),
+                ("each layer, growth 0.14 %", "plasls", "blocks=4"),
+                ("all layers, growth 0.14 %", "adam_sls", _ARMIJO),
+                ("adam_sls", "adam_sls", None),
+            )
         ],
         "loss",
     ),

@@ -71,7 +71,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Law:
-    """A page that fits a power law of the step size against a size."""
+    """A page that fits a power law of the step size against a size, to lines of three sizes or more."""
 
     name: str
     lines: Sequence[Line]
@@ -81,8 +81,8 @@ class Law:
 
     def results(self, records: Sequence[Record], figure: Path) -> str:
         """Return the part of the page that is written from the results, and draw its figure."""
-        groups = {line.label: runs for line in self.lines if (runs := line.select(records))}
-        points = {label: self._points(runs) for label, runs in groups.items()}
+        groups = {line.label: line.select(records) for line in self.lines}
+        points = {label: steps for label, runs in groups.items() if len(steps := self._points(runs)) > 2}
         points |= {label: {size: [step] for size, step in steps.items()} for label, steps in self.paper.items()}
         fits = {label: fit(steps) for label, steps in points.items()}
         sizes = sorted({size for steps in points.values() for size in steps})
@@ -92,7 +92,7 @@ class Law:
             for label, steps in points.items()
         ]
         header = ["", "seeds", "exponent", *(f"{size:,.0f}" for size in sizes)]
-        chosen = [record for runs in groups.values() for record in runs]
+        chosen = [record for label in points if label in groups for record in groups[label]]
         draw_law(points, fits, self.axis_label, figure, fingerprint(chosen))
         return "\n\n".join([settings_of(chosen), table(header, rows), f"![{self.name}]({figure.name})"])
 
@@ -110,9 +110,10 @@ class Law:
         sizes, values = flat(steps)
         whole = linregress(np.log(sizes), np.log(values))
         seeds = {record["settings"]["seed"] for record in runs}
-        if len(seeds) < 2:
+        of_seeds = [self._points([record for record in runs if record["settings"]["seed"] == seed]) for seed in seeds]
+        slopes = [fit(points)[0] for points in of_seeds if points.keys() == steps.keys()]
+        if len(slopes) < 2:
             return f"{whole.slope:.2f} ± {whole.stderr:.2f} (of the fit)"
-        slopes = [fit(self._points([r for r in runs if r["settings"]["seed"] == seed]))[0] for seed in seeds]
         error = np.std(slopes, ddof=1) / np.sqrt(len(slopes))
         return f"{whole.slope:.2f} ± {error:.2f}"
 
@@ -176,10 +177,12 @@ def spread(values: Sequence[float], form: str, geometric: bool = False) -> str:
 
 def settings_of(records: Sequence[Record]) -> str:
     """Return a sentence with the settings that all runs share, and what they ran on."""
+    of_first = records[0]["settings"]
+    unused = "num_train_epochs" if of_first.get("max_steps", -1) > 0 else "max_steps"
     shared = [
         f"`{name}` {value}"
-        for name, value in records[0]["settings"].items()
-        if value not in (None, False, 0, -1) and all(record["settings"].get(name) == value for record in records)
+        for name, value in of_first.items()
+        if value and name != unused and all(record["settings"].get(name) == value for record in records)
     ]
     versions = sorted({", ".join(f"{name} {of}" for name, of in record["versions"].items()) for record in records})
     devices = sorted({record["device"] for record in records})
