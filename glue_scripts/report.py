@@ -23,7 +23,7 @@ import pandas as pd
 from markdown_it import MarkdownIt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.stats import gmean, linregress
+from scipy.stats import gmean
 from sweep import read_results
 from transformers import HfArgumentParser
 
@@ -166,30 +166,6 @@ def time_to_loss(runs: pd.DataFrame, targets: tuple[float, ...], decay: float) -
     return medians.sort_values(list(medians.columns))
 
 
-def fit_power_law(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Return the exponent b of `y ~ x^b` by least squares on the logarithms, and its standard error."""
-    fit = linregress(np.log(x), np.log(y))
-    return float(fit.slope), float(fit.stderr)
-
-
-def batch_size_law(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the exponent of the step size over the batch size, where an optimizer has run with three of them."""
-    batches = runs["settings"].map(lambda settings: settings.get("per_device_train_batch_size", 32))
-    step_sizes = runs["step_sizes"].map(lambda sizes: gmean([size for size in sizes[len(sizes) // 2 :] if size > 0]))
-    frame = runs.assign(
-        batch=batches, typical=step_sizes, kind=runs["optimizer"].str.replace(r", batch.*", "", regex=True)
-    )
-    rows = []
-    for (task, kind), of_kind in frame.groupby(["task", "kind"], sort=False):
-        if of_kind["batch"].nunique() >= 3:
-            exponent, error = fit_power_law(of_kind["batch"].to_numpy(), of_kind["typical"].to_numpy())
-            sizes = ", ".join(map(str, sorted(of_kind["batch"].unique())))
-            rows.append(
-                {"task": task, "optimizer": kind, "batches": sizes, "exponent": exponent, "standard error": error}
-            )
-    return pd.DataFrame(rows)
-
-
 def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
     """Return the report as Markdown; its figures are written to `output_dir`."""
     table = by_optimizer(runs)
@@ -217,9 +193,6 @@ def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
         f"Averaged with decay {args.smoothing:g}; medians over tasks and seeds, in units of AdamW's whole run.",
         _markdown(time_to_loss(runs, (0.5, 0.2, 0.1), args.smoothing).reset_index()),
     ]
-    law = batch_size_law(runs)
-    if len(law):
-        parts += ["## Step size against batch size", _markdown(law)]
     published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     for (size, task), of_task in table.groupby(["size", "task"], sort=False):
         rows = of_task.droplevel(["size", "task"])

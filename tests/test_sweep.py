@@ -22,9 +22,7 @@ ray = pytest.importorskip("ray")
 from report import (
     ReportArguments,
     as_page,
-    batch_size_law,
     by_optimizer,
-    fit_power_law,
     overall,
     report,
     table_of_runs,
@@ -246,19 +244,3 @@ def test_the_time_to_a_loss_is_that_of_the_first_step_below_it() -> None:
     assert reached.loc["AdamW", "steps to 0.1"] == 4
     assert reached.loc["adam_sls", "time to 0.5"] == pytest.approx(1.2)
     assert reached.loc["adam_sls", "time to 0.1"] == float("inf")
-
-
-def test_the_exponent_of_a_power_law_is_found() -> None:
-    x = np.array([4.0, 8, 16, 32, 64])
-    noise = np.random.default_rng(0).normal(0, 0.01, size=5)
-    exponent, error = fit_power_law(x, 3 * x**0.5 * np.exp(noise))
-    assert exponent == pytest.approx(0.5, abs=0.02)
-    assert 0 < error < 0.02
-    results = [
-        made_up(f"SLS, batch {b}", 0, "mnli", 0.1, 0.5)
-        | {"settings": {"per_device_train_batch_size": b}, "step_sizes": [1.0, 1e-4 * b**0.5]}
-        for b in (4, 8, 16)
-    ]
-    (row,) = batch_size_law(pd.DataFrame(results)).to_dict("records")
-    assert row["exponent"] == pytest.approx(0.5)
-    assert row["optimizer"] == "SLS"

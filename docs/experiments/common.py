@@ -1,0 +1,205 @@
+"""One run of an experiment: its arguments, its training, and its line in the file of results."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import transformers
+from torch.utils.data import Dataset
+from transformers import EvalPrediction, HfArgumentParser, IntervalStrategy, TrainerCallback, set_seed
+from transformers.trainer_utils import SaveStrategy
+
+import hf_sls
+from hf_sls import SLSTrainer, SLSTrainingArguments
+
+RESULTS = Path(__file__).parents[1] / "results" / "experiments.jsonl"
+
+_SETTINGS = (
+    "optim_args",
+    "warmup_steps",
+    "max_grad_norm",
+    "weight_decay",
+    "num_train_epochs",
+    "max_steps",
+    "bf16",
+    "fp16",
+    "seed",
+)
+_SOURCES = ("data_path", "data_dir", "cache_dir")
+
+Arguments = TypeVar("Arguments")
+
+
+@dataclass
+class RunArguments(SLSTrainingArguments):
+    """`SLSTrainingArguments` that log every step, evaluate every epoch and save nothing but a line of results."""
+
+    output_dir: str = field(default="out", metadata={"help": "Needed by the Trainer; nothing is written there."})
+    results_file: str = field(default=str(RESULTS), metadata={"help": "Where to add the run; finished ones are kept."})
+    eval_strategy: IntervalStrategy | str = field(default="epoch", metadata={"help": "When to evaluate."})
+    save_strategy: SaveStrategy | str = field(default="no", metadata={"help": "When to save a checkpoint."})
+    logging_steps: float = field(default=1, metadata={"help": "Log every so many steps."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Whether to hide losses that are NaN."})
+    report_to: str | None = field(default="none", metadata={"help": "Which trackers to report to."})
+
+
+class StepTimer(TrainerCallback):
+    """Adds up the seconds inside the training steps: without evaluation, logs and the loading of data."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._began = 0.0
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.seconds += time.perf_counter() - self._began
+
+
+def parse_arguments(kind: type[Arguments], **defaults: Any) -> tuple[Arguments, RunArguments]:
+    """Read the command line as the arguments of an experiment and those of training, with the defaults given."""
+    parser = HfArgumentParser((kind, RunArguments))
+    parser.set_defaults(**defaults)
+    return parser.parse_args_into_dataclasses()
+
+
+def run(
+    task: str,
+    experiment: Any,
+    args: RunArguments,
+    build_model: Callable[[], Any],
+    train_dataset: Dataset[Any],
+    eval_dataset: Dataset[Any],
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+    data_collator: Any = None,
+) -> None:
+    """Train once and add a line to the results, unless a run with these settings is there.
+
+    Args:
+        task: name of the task in the results.
+        experiment: dataclass of the experiment's own arguments; all of them but the paths are settings.
+        args: how to train.
+        build_model: makes the model, after the seed is set.
+        train_dataset: to train on.
+        eval_dataset: to evaluate on.
+        compute_metrics: as for the Trainer.
+        data_collator: as for the Trainer.
+    """
+    settings = {
+        **{name: value for name, value in asdict(experiment).items() if name not in _SOURCES},
+        "train_samples": len(train_dataset),  # type: ignore[arg-type]
+        "eval_samples": len(eval_dataset),  # type: ignore[arg-type]
+        **training_settings(args),
+    }
+    if any((line["task"], line["settings"]) == (task, settings) for line in read_results(args.results_file)):
+        print(f"{task}, {settings['optim']}, seed {args.seed}: finished before, in {args.results_file}")
+        return
+    set_seed(args.seed)
+    timer = StepTimer()
+    trainer = SLSTrainer(
+        model=build_model(),
+        args=args,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        compute_metrics=compute_metrics,
+        data_collator=data_collator,
+        callbacks=[timer],
+    )
+    trainer.model_accepts_loss_kwargs = False  # the loss is the mean of a batch: transformers issue 47688
+    trainer.train()
+    record = {"task": task, "settings": settings, **measured(trainer), "train_seconds": round(timer.seconds, 2)}
+    path = Path(args.results_file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+    print(f"{task}, {settings['optim']}, seed {args.seed}: loss {final_loss(record):.4g}, added to {path}")
+
+
+def training_settings(args: RunArguments) -> dict[str, Any]:
+    """Return what of the training arguments makes a run another run; a line search has no learning rate."""
+    optim = str(getattr(args.optim, "value", args.optim))
+    searches = optim in hf_sls.optim.OPTIMIZERS
+    return {
+        "optim": optim,
+        "learning_rate": None if searches else args.learning_rate,
+        "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+        "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        **{name: getattr(args, name) for name in _SETTINGS},
+    }
+
+
+def measured(trainer: SLSTrainer) -> dict[str, Any]:
+    """Return what a run has shown: curves, evaluations, cost, and what it ran on."""
+    history = trainer.state.log_history
+    steps = [entry for entry in history if "loss" in entry]
+    evaluations = {entry["epoch"]: entry for entry in history if "eval_loss" in entry}
+    search = trainer.line_search_optimizer
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    device = trainer.args.device
+    on_gpu = device.type == "cuda"
+    return {
+        "optimizer": search.describe() if search else described(trainer.optimizer),
+        "parameters": parameters,
+        "losses": [rounded(entry["loss"]) for entry in steps],
+        "step_sizes": [rounded(entry["learning_rate"]) for entry in steps],
+        "evaluations": [
+            {
+                "epoch": round(epoch, 4),
+                **{
+                    name.removeprefix("eval_"): rounded(entry[name])
+                    for name in ("eval_loss", "eval_accuracy")
+                    if name in entry
+                },
+            }
+            for epoch, entry in evaluations.items()
+        ],
+        "forward_passes_per_step": rounded(search.forward_passes_per_step if search else 1.0),
+        "skipped_steps": search.counts["skipped_steps"] if search else 0,
+        "versions": {module.__name__: module.__version__ for module in (hf_sls, torch, transformers)},
+        "device": torch.cuda.get_device_name(device) if on_gpu else f"{device.type}, {torch.get_num_threads()} threads",
+    }
+
+
+def described(optimizer: Any) -> str:
+    """Return the name of a stock optimizer, which may be wrapped by Accelerate, and the arguments that are set."""
+    optimizer = getattr(optimizer, "optimizer", optimizer)
+    arguments = (f"{name}={value}" for name, value in optimizer.defaults.items() if value not in (None, False, 0))
+    return f"{type(optimizer).__name__}({', '.join(arguments)})"
+
+
+def rounded(value: float) -> float | None:
+    """Return five significant digits, or `None` for what is not finite."""
+    return float(f"{value:.5g}") if math.isfinite(value) else None
+
+
+def read_results(path: str | Path) -> list[dict[str, Any]]:
+    """Return the runs of a file of results, none if there is no file."""
+    path = Path(path)
+    return list(map(json.loads, path.read_text(encoding="utf-8").splitlines())) if path.is_file() else []
+
+
+def final_loss(record: dict[str, Any]) -> float:
+    """Return the mean training loss over the last twentieth of the steps, NaN if one of them was not finite."""
+    losses = record["losses"]
+    return mean(losses[-max(1, len(losses) // 20) :])
+
+
+def mean(values: Iterable[float | None]) -> float:
+    """Return the mean, NaN if a value is missing."""
+    return float(np.mean([math.nan if value is None else value for value in values]))
+
+
+def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    """Return the share of rows whose largest logit is that of the label."""
+    logits = prediction.predictions
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    return {"accuracy": float((logits.argmax(axis=-1) == prediction.label_ids).mean())}

@@ -1,0 +1,132 @@
+"""Write the tables and figures of the pages from the results: `python docs/experiments/pages.py`.
+
+What a page says between its two markers comes from docs/results/experiments.jsonl; the rest is written by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common import RESULTS, read_results
+from tables import Comparison, Law, Line, Record
+
+HERE = Path(__file__).parent
+BEGIN, END = "<!-- results: written by pages.py -->", "<!-- end of results -->"
+
+PUBLISHED = (
+    "minimum_share=0,search_direction=gradient,c=0.1,smoothing=0,growth=1.0013872557,shrink=0.9,"
+    "interpolate=false,lower_bound=-inf,max_trials=100,search_rate=inf"
+)
+EVERY_STEP = "search_rate=inf"
+PAPER_STEP_SIZES: Mapping[float, float] = {4: 1.379e-5, 8: 1.878e-5, 16: 2.674e-5, 32: 3.595e-5}
+
+
+def against_stock(task: str, where: Mapping[str, Any], adam: Sequence[float], sgd: Sequence[float]) -> list[Line]:
+    """Return the lines of `adam_sls` and `sgd_sls` beside AdamW and SGD with momentum at several learning rates."""
+    kinds: list[tuple[str, str, str | None, float]] = [("adamw_torch", "AdamW", None, rate) for rate in adam]
+    kinds += [("sgd", "SGD, momentum 0.9,", "momentum=0.9", rate) for rate in sgd]
+    return [
+        Line("adam_sls", task, {**where, "optim": "adam_sls", "optim_args": None}),
+        Line("sgd_sls", task, {**where, "optim": "sgd_sls", "optim_args": None}),
+        *(
+            Line(f"{label} {rate:g}", task, {**where, "optim": optim, "optim_args": extra, "learning_rate": rate})
+            for optim, label, extra, rate in kinds
+        ),
+    ]
+
+
+def with_results(page: Comparison | Law, text: str, records: Sequence[Record], figure: Path) -> str:
+    """Return the text of a page with its results written anew, and draw its figure.
+
+    Raises:
+        ValueError: the page has no markers.
+    """
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"The page {page.name}.md has no line {BEGIN!r} and {END!r} for its results.")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    return f"{before}{BEGIN}\n\n{page.results(records, figure)}\n\n{END}{after}"
+
+
+_MNIST = {"width": 256, "batch_size": 128, "max_steps": -1}
+_LANGUAGE = {"width": 128, "batch_size": 8, "lr_scheduler_type": "linear"}
+_ARMIJO = "minimum_share=0,c=0.5,smoothing=0,growth=1.0013872557,search_rate=inf"
+_GROWING = "minimum_share=0,c=0.5,smoothing=0,growth=1.1,search_rate=inf"
+_RULES = {"as published": ("adam_sls", PUBLISHED), "adam_sls, every step": ("adam_sls", EVERY_STEP)}
+_GRADIENT = {"sgd_sls, every step": ("sgd_sls", EVERY_STEP)}
+
+
+def _constant(task: str, name: str, rules: Mapping[str, tuple[str, str]], **where: Any) -> list[Line]:
+    constant = {"lr_scheduler_type": "constant", "max_grad_norm": 0, **where}
+    return [
+        Line(f"{name}, {rule}", task, {**constant, "optim": optim, "optim_args": text})
+        for rule, (optim, text) in rules.items()
+    ]
+
+
+def _smoothed(task: str, name: str, **where: Any) -> list[Line]:
+    return [
+        Line(
+            f"{name}, smoothing {smoothing}",
+            task,
+            {**where, "optim_args": f"minimum_share=0,c=0.3,smoothing={smoothing},search_rate=inf"},
+        )
+        for smoothing in ("0", "0.9", "0.99")
+    ]
+
+
+PAGES: tuple[Comparison | Law, ...] = (
+    Comparison("mnist", against_stock("mnist", _MNIST, (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (0.01, 0.03, 0.1, 0.3))),
+    Comparison("vision", against_stock("cifar10", {"width": 16}, (3e-4, 1e-3, 3e-3), (0.03, 0.1))),
+    Comparison("language", against_stock("language", _LANGUAGE, (3e-4, 1e-3, 3e-3), (0.1, 0.3)), "loss"),
+    Comparison("smoothing", _smoothed("language", "GPT-2, batch 4", batch_size=4), "loss"),
+    Comparison(
+        "plasls",
+        [
+            Line(label, "language", {**_LANGUAGE, "optim": optim, "optim_args": text})
+            for label, optim, text in (
+                ("each layer, growth 10 %", "plasls", "blocks=4,growth=1.1"),
+                ("all layers, growth 10 %", "adam_sls", _GROWING),
+                ("each layer, growth 0.14 %", "plasls", "blocks=4"),
+                ("all layers, growth 0.14 %", "adam_sls", _ARMIJO),
+                ("adam_sls", "adam_sls", None),
+            )
+        ],
+        "loss",
+    ),
+    Law(
+        "batch_size",
+        [
+            *_constant("mnli", "MiniLM on MNLI", _RULES),
+            *_constant("mnist", "perceptron on MNIST", {**_RULES, **_GRADIENT}, width=256, max_steps=200),
+        ],
+        "batch_size",
+        "batch size",
+        {"BERT-base on MNLI, the talk": PAPER_STEP_SIZES},
+    ),
+    Law(
+        "network_size",
+        [
+            *_constant("mnist", "perceptron on MNIST", {**_RULES, **_GRADIENT}, batch_size=128, max_steps=100),
+            *_constant("language", "GPT-2 on text", _RULES, batch_size=8),
+        ],
+        "parameters",
+        "parameters",
+    ),
+)
+
+
+def main() -> None:
+    """Write all pages for which there are results."""
+    records = read_results(RESULTS)
+    for page in PAGES:
+        if any(line.select(records) for line in page.lines):
+            path = HERE / f"{page.name}.md"
+            text = with_results(page, path.read_text(encoding="utf-8"), records, HERE / f"{page.name}.png")
+            path.write_text(text, encoding="utf-8")
+            print(f"{path.name} and {page.name}.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""What the pages say of the runs: tables of optimizers, and fits of power laws."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import final_loss, mean
+from figures import draw_curves, draw_law
+from scipy.stats import linregress
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Line:
+    """The runs that make one line of a table: those of a task with the settings `where`."""
+
+    label: str
+    task: str
+    where: Mapping[str, Any]
+
+    def select(self, records: Sequence[Record]) -> list[Record]:
+        """Return the runs, in the order of their seeds."""
+        chosen = [
+            record
+            for record in records
+            if record["task"] == self.task
+            and all(record["settings"].get(name) == value for name, value in self.where.items())
+        ]
+        return sorted(chosen, key=lambda record: record["settings"]["seed"])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A page that compares optimizers: a table of all, and the curves of the line searches and the best of the rest."""
+
+    name: str
+    lines: Sequence[Line]
+    metric: str = "accuracy"
+
+    def results(self, records: Sequence[Record], figure: Path) -> str:
+        """Return the part of the page that is written from the results, and draw its figure."""
+        groups = {line.label: runs for line in self.lines if (runs := line.select(records))}
+        header = ["optimizer", "seeds", "final loss", "mean log loss"]
+        header += ["accuracy" if self.metric == "accuracy" else "evaluation loss"]
+        header += ["step size changes by", "forward passes per step", "seconds"]
+        rows = [self._row(label, runs) for label, runs in groups.items()]
+        chosen = [record for runs in groups.values() for record in runs]
+        draw_curves(shown(groups), self.metric, figure, fingerprint(chosen))
+        return "\n\n".join([settings_of(chosen), table(header, rows), f"![{self.name}]({figure.name})"])
+
+    def _row(self, label: str, runs: list[Record]) -> list[str]:
+        scores = [runs_score(record, self.metric) for record in runs]
+        return [
+            label,
+            str(len(runs)),
+            spread([final_loss(record) for record in runs], "{:.4g}", geometric=True),
+            f"{np.mean([mean(np.log(np.array(record['losses'], dtype=float))) for record in runs]):.3f}",
+            spread(scores, "{:.3f}"),
+            f"{100 * np.mean([step_change(record) for record in runs]):.1f} %",
+            f"{np.mean([record['forward_passes_per_step'] for record in runs]):.2f}",
+            f"{np.mean([record['train_seconds'] for record in runs]):.1f}",
+        ]
+
+
+@dataclass(frozen=True)
+class Law:
+    """A page that fits a power law of the step size against a size, to lines of three sizes or more."""
+
+    name: str
+    lines: Sequence[Line]
+    size: str
+    axis_label: str
+    paper: Mapping[str, Mapping[float, float]] = field(default_factory=dict)
+
+    def results(self, records: Sequence[Record], figure: Path) -> str:
+        """Return the part of the page that is written from the results, and draw its figure."""
+        groups = {line.label: line.select(records) for line in self.lines}
+        points = {label: steps for label, runs in groups.items() if len(steps := self._points(runs)) > 2}
+        points |= {label: {size: [step] for size, step in steps.items()} for label, steps in self.paper.items()}
+        fits = {label: fit(steps) for label, steps in points.items()}
+        sizes = sorted({size for steps in points.values() for size in steps})
+        rows = [
+            [label, str(max(map(len, steps.values()))), self._exponent(label, groups.get(label, []), steps)]
+            + [f"{geometric_mean(steps[size]):.2e}" if size in steps else "" for size in sizes]
+            for label, steps in points.items()
+        ]
+        header = ["", "seeds", "exponent", *(f"{size:,.0f}" for size in sizes)]
+        chosen = [record for label in points if label in groups for record in groups[label]]
+        draw_law(points, fits, self.axis_label, figure, fingerprint(chosen))
+        return "\n\n".join([settings_of(chosen), table(header, rows), f"![{self.name}]({figure.name})"])
+
+    def _points(self, runs: list[Record]) -> dict[float, list[float]]:
+        points: dict[float, list[float]] = {}
+        for record in sorted(runs, key=self._size_of):
+            points.setdefault(self._size_of(record), []).append(typical_step_size(record))
+        return points
+
+    def _size_of(self, record: Record) -> float:
+        return record.get(self.size) or record["settings"][self.size]
+
+    def _exponent(self, label: str, runs: list[Record], steps: dict[float, list[float]]) -> str:
+        """Return the exponent of all points, with the standard error of the exponents of the seeds, or of the fit."""
+        sizes, values = flat(steps)
+        whole = linregress(np.log(sizes), np.log(values))
+        seeds = {record["settings"]["seed"] for record in runs}
+        of_seeds = [self._points([record for record in runs if record["settings"]["seed"] == seed]) for seed in seeds]
+        slopes = [fit(points)[0] for points in of_seeds if points.keys() == steps.keys()]
+        if len(slopes) < 2:
+            return f"{whole.slope:.2f} ± {whole.stderr:.2f} (of the fit)"
+        error = np.std(slopes, ddof=1) / np.sqrt(len(slopes))
+        return f"{whole.slope:.2f} ± {error:.2f}"
+
+
+def shown(groups: Mapping[str, list[Record]]) -> dict[str, list[Record]]:
+    """Return all line searches, and of AdamW and SGD the learning rate with the least final loss."""
+    losses: dict[str, dict[str, float]] = {}
+    for label, runs in groups.items():
+        if runs[0]["settings"]["learning_rate"] is not None:
+            loss = geometric_mean([final_loss(record) for record in runs])
+            losses.setdefault(runs[0]["settings"]["optim"], {})[label] = loss if np.isfinite(loss) else np.inf
+    best = [min(of_labels, key=of_labels.__getitem__) for of_labels in losses.values()]
+    return {
+        label: runs for label, runs in groups.items() if runs[0]["settings"]["learning_rate"] is None or label in best
+    }
+
+
+def runs_score(record: Record, metric: str) -> float:
+    """Return the metric of the last evaluation, NaN without one."""
+    return mean([entry.get(metric) for entry in record["evaluations"][-1:]] or [None])
+
+
+def step_change(record: Record) -> float:
+    """Return by which share the step size changes from a step to the next, on average."""
+    logs = np.log([size for size in record["step_sizes"] if size])
+    return float(np.mean(np.abs(np.diff(logs))))
+
+
+def typical_step_size(record: Record) -> float:
+    """Return the geometric mean of the step sizes over the second half of a run."""
+    sizes = record["step_sizes"]
+    return geometric_mean(sizes[len(sizes) // 2 :])
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Return the geometric mean."""
+    return float(np.exp(np.mean(np.log(np.array(values, dtype=float)))))
+
+
+def flat(steps: Mapping[float, Sequence[float]]) -> tuple[list[float], list[float]]:
+    """Return sizes and step sizes as two lists of the same length."""
+    pairs = [(size, value) for size, values in steps.items() for value in values]
+    return [size for size, _ in pairs], [value for _, value in pairs]
+
+
+def fit(steps: Mapping[float, Sequence[float]]) -> tuple[float, float]:
+    """Return exponent and logarithm of the factor of the power law, by least squares on the logarithms."""
+    sizes, values = flat(steps)
+    line = linregress(np.log(sizes), np.log(values))
+    return float(line.slope), float(line.intercept)
+
+
+def spread(values: Sequence[float], form: str, geometric: bool = False) -> str:
+    """Return the mean, and the range in brackets where there are several values."""
+    middle = geometric_mean(values) if geometric else float(np.mean(values))
+    if np.isnan(middle):
+        return "not finite"
+    text = form.format(middle)
+    return text if len(values) < 2 else f"{text} ({form.format(min(values))} to {form.format(max(values))})"
+
+
+def settings_of(records: Sequence[Record]) -> str:
+    """Return a sentence with the settings that all runs share, and what they ran on."""
+    of_first = records[0]["settings"]
+    unused = "num_train_epochs" if of_first.get("max_steps", -1) > 0 else "max_steps"
+    shared = [
+        f"`{name}` {value}"
+        for name, value in of_first.items()
+        if value and name != unused and all(record["settings"].get(name) == value for record in records)
+    ]
+    versions = sorted({", ".join(f"{name} {of}" for name, of in record["versions"].items()) for record in records})
+    devices = sorted({record["device"] for record in records})
+    return f"{len(records)} runs, all with {', '.join(shared)}. With {'; '.join(versions)}, on {'; '.join(devices)}."
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows))
+
+
+def fingerprint(records: Sequence[Record]) -> str:
+    """Return a short hash of the runs that a figure shows."""
+    return hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()[:16]
