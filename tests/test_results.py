@@ -14,4 +14,4 @@ def test_readme_has_the_figures_of_the_results() -> None:
     readme = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(readme)
     (block,) = readme.BLOCK.finditer((ROOT / "README.md").read_text(encoding="utf-8"))
-    assert block[0] == f"{block[1]}\n{readme.figures()}\n{block[2]}"
+    assert block[0] == f"{block[1]}\n{readme.figures()}\n\n{block[2]}"
