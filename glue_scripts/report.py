@@ -3,9 +3,9 @@
     python glue_scripts/report.py out/smoke
 
 Losses are averaged as geometric means over the seeds, scores as means; `L` is the mean logarithm of the training
-losses. *Passes* are forward passes per step, *time* is that of training with its checkpoints, over the median of the
-AdamW runs on the same task; runs that were resumed have none. Ranks are over the optimizers that have run on each task
-with each seed.
+losses. *Passes* are forward passes per step, *time* is that inside the training steps, over the median of the AdamW
+runs on the same task; runs that were resumed have none. Ranks are over the optimizers that have run on each task with
+each seed.
 """
 
 from __future__ import annotations

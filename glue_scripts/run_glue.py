@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,12 +32,27 @@ from transformers import (
     EvalPrediction,
     HfArgumentParser,
     IntervalStrategy,
+    TrainerCallback,
     set_seed,
 )
 
 from hf_sls import HubError, SLSTrainer, SLSTrainingArguments, plot_run
 
 logger = logging.getLogger(__name__)
+
+
+class StepTimer(TrainerCallback):
+    """Adds up the seconds inside the training steps: without evaluations, checkpoints and the loading of data."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.seconds += time.perf_counter() - self._began
+
 
 SST2_SAMPLE = Path(__file__).parent / "sst2_sample"
 
@@ -143,6 +159,7 @@ def main(trainer_class: type[SLSTrainer] = SLSTrainer) -> None:
         test_rows = {s: prepared(s, data_args.max_predict_samples) for s in raw if s in task.test_splits}
 
     # 4. Trainer
+    timer = StepTimer()
     trainer = trainer_class(
         model=model,
         args=args,
@@ -151,6 +168,7 @@ def main(trainer_class: type[SLSTrainer] = SLSTrainer) -> None:
         compute_metrics=metric_function(task, official_metric(task, model_args.cache_dir)),
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer),
+        callbacks=[timer],
     )
     trainer.model_accepts_loss_kwargs = False  # the loss is the mean of a batch: transformers issue 47688
 
@@ -159,6 +177,7 @@ def main(trainer_class: type[SLSTrainer] = SLSTrainer) -> None:
         assert train_rows is not None
         result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(args))
         metrics = {**result.metrics, "train_samples": len(train_rows), "final_train_loss": final_loss(trainer)}
+        metrics["train_step_seconds"] = timer.seconds
         trainer.save_model()
         trainer.log_metrics("train", metrics)
         trainer.save_metrics("train", metrics)

@@ -270,7 +270,6 @@ def result_of(run: Run, directory: Path) -> dict[str, Any]:
     evaluations = {entry["epoch"]: entry for entry in state["log_history"] if "eval_loss" in entry}
     headline = _headline(run.task)
     backward = state["global_step"] * run.settings.get("gradient_accumulation_steps", 1)
-    training_seconds = metrics["train_runtime"] - sum(entry["eval_runtime"] for entry in evaluations.values())
     return {
         **run.identity,
         "final_loss": metrics["final_train_loss"],
@@ -284,7 +283,7 @@ def result_of(run: Run, directory: Path) -> dict[str, Any]:
         "step_sizes": [entry["learning_rate"] for entry in steps],
         "forward_passes": metrics.get("train_forward_passes_per_step", 1.0) * backward,
         "backward_passes": backward,
-        "training_seconds": training_seconds,
+        "training_seconds": metrics["train_step_seconds"],
         **json.loads((directory / TRAINED).read_text(encoding="utf-8")),
     }
 

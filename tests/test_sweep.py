@@ -174,7 +174,7 @@ def finish(directory: Path) -> None:
         {"epoch": 1.0, "eval_loss": 1.0, "eval_accuracy": 0.7, "eval_runtime": 1},
     ]
     files = {
-        "all_results.json": {"final_train_loss": 0.5, "eval_accuracy": 0.7, "train_runtime": 3.0},
+        "all_results.json": {"final_train_loss": 0.5, "eval_accuracy": 0.7, "train_step_seconds": 3.0},
         "trainer_state.json": {"global_step": 1, "log_history": history},
         "trained.json": {"resumed": False},
     }
