@@ -43,7 +43,7 @@ def not_reached(args: TrainingArguments, error: BaseException) -> str:
     """Return the message for a repository that could not be created or written to."""
     return (
         f"The Hub at {constants.ENDPOINT} does not open the repository {repository(args)!r} for a push: "
-        f"{_reason(error)}\n"
+        f"{explanation(error)}\n"
         "Log in with `hf auth login`, or set HF_TOKEN to a token that may write. "
         "Without push_to_hub the run needs no Hub."
     )
@@ -53,7 +53,7 @@ def not_pushed(args: TrainingArguments, repo: str | None, error: BaseException) 
     """Return the message for a model that is trained and saved and could not be pushed."""
     return (
         f"The model is trained and saved in {args.output_dir}, but not pushed to {repo or repository(args)}: "
-        f"{_reason(error)}\n"
+        f"{explanation(error)}\n"
         f"Push it later, after `hf auth login` if the token was refused, with\n    {push_command(args, repo)}"
     )
 
@@ -80,7 +80,7 @@ def repository(args: TrainingArguments) -> str:
     return args.hub_model_id or Path(args.output_dir).absolute().name
 
 
-def _reason(error: BaseException) -> str:
+def explanation(error: BaseException) -> str:
     """Return the messages of an exception and of its first cause, on one line."""
     cause = error
     while cause.__cause__ is not None and not isinstance(cause, HfHubHTTPError):

@@ -26,7 +26,7 @@ from transformers import Trainer, TrainingArguments
 
 from .checkpoints import last_complete_checkpoint
 from .closure import LossClosure
-from .hub import HubError, check_may_write, not_pushed, not_reached
+from .hub import HubError, check_may_write, explanation, not_pushed, not_reached
 from .model_card import complete_card
 from .optim import PLASLS, LineSearchOptimizer, layer_groups
 from .training_args import check_arguments, is_line_search, optimizer_class_and_kwargs
@@ -315,6 +315,15 @@ class LineSearchTrainerMixin(_Base):
             if not (self._ready_to_push or isinstance(error, HubError)):
                 raise
             raise HubError(not_pushed(self.args, self.hub_model_id, error.__cause__ or error)) from error
+
+    def _finish_current_push(self) -> None:
+        """Wait for the pushes made in training, and tell of those that failed, which the Trainer keeps to itself."""
+        super()._finish_current_push()
+        pushes = getattr(self, "push_in_progress", None)
+        for job in pushes.jobs if pushes is not None else []:
+            if job.exception() is not None:
+                logger.warning(f"A push in training has failed: {explanation(job.exception())}")
+        self.push_in_progress = None
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save as the Trainer does. With `push_to_hub=True` it pushes too: where that fails the run goes on."""

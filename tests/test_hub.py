@@ -171,6 +171,22 @@ def test_without_matplotlib_only_the_picture_is_missing(
         assert card.count(part) == 1
 
 
+def test_the_card_of_an_adapter_stays_one(arguments: Any) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
+    args = arguments()
+    trainer = SLSTrainer(
+        model=peft.get_peft_model(tiny_bert(), config), args=args, train_dataset=classification_rows(12)
+    )
+    trainer.train()
+    trainer.save_model()
+    for _ in range(2):
+        trainer.create_model_card()
+    card = ModelCard.load(Path(args.output_dir) / "README.md")
+    assert card.data.library_name == "peft"
+    assert card.data.tags.count("hf_sls") == card.text.count("### Line search") == card.text.count("- PEFT") == 1
+
+
 def test_a_stock_optimizer_has_the_stock_card(arguments: Any) -> None:
     cards = []
     for cls in (SLSTrainer, Trainer):
@@ -238,12 +254,13 @@ def test_saving_goes_on_without_network(hub: Hub, trained: Any, caplog: pytest.L
     assert Path(trainer.args.output_dir, "model.safetensors").is_file()
 
 
-def test_training_goes_on_without_network(hub: Hub, arguments: Any) -> None:
+def test_training_goes_on_without_network(hub: Hub, arguments: Any, caplog: pytest.LogCaptureFixture) -> None:
     args = arguments(push_to_hub=True, hub_model_id=REPO, save_strategy="steps", save_steps=1)
     trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows(12))
     hub.stop()
     trainer.train()
     assert trainer.state.global_step == 3
+    assert "A push in training has failed" in caplog.text
 
 
 def test_a_disk_error_is_not_taken_for_the_network(hub: Hub, trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:

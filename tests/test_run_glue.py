@@ -16,6 +16,7 @@ import pytest
 import run_glue
 import tasks
 import torch
+from huggingface_hub import ModelCard
 from transformers import (
     AutoModelForSequenceClassification,
 )
@@ -73,6 +74,10 @@ def test_each_task(task: str, model_dir: Path, tmp_path: Path, monkeypatch: pyte
     card = (output / "README.md").read_text()
     assert "AdamSLS" in card
     assert f"GLUE {task.upper()}" in card
+    assert {(result.dataset_split, result.metric_value) for result in ModelCard(card).data.eval_results} == {
+        (f"validation{'_matched' * (task == 'mnli')}" if "_mm_" not in key else "validation_mismatched", metrics[key])
+        for key in METRICS[task]
+    }
 
 
 @pytest.mark.parametrize("extension", [".parquet", ".csv", ".tsv", ".json", ".jsonl"])
@@ -145,6 +150,10 @@ def test_a_stock_optimizer(model_dir: Path, tmp_path: Path, monkeypatch: pytest.
     more = ("--optim", "adamw_torch", "--learning_rate", "1e-3", "--lr_scheduler_type", "linear")
     run(monkeypatch, *command("sst2", data, model_dir, tmp_path / "out", *more))
     assert "train_forward_passes_per_step" not in results(tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Line search" not in card
+    assert "](run.png)" in card
+    assert "--optim adamw_torch" in card
 
 
 def test_limits_of_samples(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,16 +276,6 @@ def test_the_hub_is_the_default_source(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = tasks.load_task(tasks.TASKS["rte"], None, ["train", "validation"])
     assert asked == [("nyu-mll/glue", "rte")]
     assert list(loaded) == ["train", "validation"]
-
-
-def test_push_to_hub_is_passed_through(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pushed = []
-    monkeypatch.setattr(run_glue.SLSTrainer, "init_hf_repo", lambda self, **kwargs: None)
-    monkeypatch.setattr(run_glue.SLSTrainer, "push_to_hub", lambda self, **kwargs: pushed.append(kwargs))
-    data = glue_dir(tmp_path / "data", "sst2")
-    run(monkeypatch, *command("sst2", data, model_dir, tmp_path / "out", "--push_to_hub", "--save_strategy", "no"))
-    assert pushed[-1]["dataset_args"] == "sst2"
-    assert pushed[-1]["finetuned_from"] == str(model_dir)
 
 
 def test_the_script_runs_as_a_command(model_dir: Path, tmp_path: Path) -> None:
