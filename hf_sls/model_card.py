@@ -23,6 +23,7 @@ _ROWS_OF_THE_CURVE = 6
 _NOT_OF_THE_RUN = re.compile(
     "output_dir|hub_.*|push_to_hub.*|report_to|run_name|project|trackio_.*|logging_dir|log_level.*|log_on_.*|disable_tqdm"
     "|resume_from_checkpoint|use_cpu|local_rank|accelerator_config|dataloader_pin_memory|debug|do_.*"
+    "|include_num_input_tokens_seen"
 )
 
 
