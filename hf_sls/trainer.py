@@ -26,7 +26,7 @@ from transformers import Trainer, TrainingArguments
 
 from .checkpoints import last_complete_checkpoint
 from .closure import LossClosure
-from .hub import HubError, check_may_write, explanation, not_pushed, not_reached
+from .hub import PushMixin
 from .model_card import complete_card
 from .optim import PLASLS, LineSearchOptimizer, layer_groups
 from .training_args import check_arguments, is_line_search, optimizer_class_and_kwargs
@@ -43,7 +43,7 @@ else:
     _Base = object
 
 
-class LineSearchTrainerMixin(_Base):
+class LineSearchTrainerMixin(PushMixin, _Base):
     """Makes any Trainer subclass work with the line-search optimizers; put it first among the bases.
 
     With a stock `optim` every method passes through, and the Trainer is what it was. With a line search,
@@ -72,7 +72,6 @@ class LineSearchTrainerMixin(_Base):
         self._recorded_inputs: list[Any] | None = None
         self._replayed_inputs: Iterator[Any] | None = None
         self._counts_at_last_log: dict[str, float] | None = None
-        self._ready_to_push = False
         super().__init__(*args, **kwargs)
         if self._wants_line_search():
             self._check_line_search()
@@ -283,54 +282,7 @@ class LineSearchTrainerMixin(_Base):
                 logs["train_forward_passes_per_step"] = optimizer.forward_passes_per_step
         super().log(logs, *args, **kwargs)
 
-    # ---- The Hub ----
-
-    def init_hf_repo(self, token: str | None = None, *args: Any, **kwargs: Any) -> None:
-        """Create the repository as the Trainer does, and find out now whether the token may write to it.
-
-        Raises:
-            HubError: it cannot be created or written to, or the Hub cannot be reached.
-        """
-        try:
-            super().init_hf_repo(token, *args, **kwargs)
-            if self.hub_model_id is not None:
-                check_may_write(self.hub_model_id, token or self.args.hub_token)
-        except Exception as error:
-            self.hub_model_id: str | None = None
-            raise HubError(not_reached(self.args, error)) from error
-
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """Push as the Trainer does, with the arguments of the Trainer and of `create_model_card`.
-
-        Raises:
-            HubError: the Hub cannot be reached or does not take the model. The model is in `output_dir` then, and the
-                message has the command that pushes it later.
-        """
-        self._ready_to_push = False
-        if not self.args.push_to_hub:
-            self.save_model(_internal_call=True)  # the Trainer creates the repository first, and saves after
-        try:
-            return super().push_to_hub(*args, **kwargs)
-        except Exception as error:
-            if not (self._ready_to_push or isinstance(error, HubError)):
-                raise
-            raise HubError(not_pushed(self.args, self.hub_model_id, error.__cause__ or error)) from error
-
-    def _finish_current_push(self) -> None:
-        """Wait for the pushes made in training, and tell of those that failed, which the Trainer keeps to itself."""
-        super()._finish_current_push()
-        pushes = getattr(self, "push_in_progress", None)
-        for job in pushes.jobs if pushes is not None else []:
-            if job.exception() is not None:
-                logger.warning(f"A push in training has failed: {explanation(job.exception())}")
-        self.push_in_progress = None
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save as the Trainer does. With `push_to_hub=True` it pushes too: where that fails the run goes on."""
-        try:
-            super().save_model(output_dir, _internal_call)
-        except HubError as error:
-            logger.error(error)
+    # ---- The model card ----
 
     def create_model_card(
         self,
@@ -355,7 +307,6 @@ class LineSearchTrainerMixin(_Base):
         if self.is_world_process_zero() and (optimizer is not None or snippet or picture or eval_results):
             card = Path(self.args.output_dir) / "README.md"
             complete_card(card, self, optimizer, snippet, picture, eval_results)
-        self._ready_to_push = True
 
 
 class SLSTrainer(LineSearchTrainerMixin, Trainer):
