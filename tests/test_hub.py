@@ -113,6 +113,20 @@ def test_a_token_in_the_arguments_does_not_leave(hub: Hub, trained: Any, monkeyp
     assert not [path for path, content in hub.files(REPO).items() if WRITER.encode() in content]
 
 
+def test_the_checkpoints_of_a_search_do_not_leave(hub: Hub, arguments: Any) -> None:
+    pytest.importorskip("optuna")
+    args = arguments(push_to_hub=True, hub_model_id=REPO, save_strategy="steps", save_steps=1, eval_strategy="steps")
+    rows = classification_rows(12)
+    trainer = SLSTrainer(args=args, model_init=lambda trial: tiny_bert(), train_dataset=rows, eval_dataset=rows)
+    trainer.hyperparameter_search(lambda trial: {}, n_trials=1, backend="optuna")
+    assert list(Path(args.output_dir).glob("run-*/checkpoint-*/optimizer.pt"))
+    trainer.train()
+    with pytest.raises(HubError, match=r"run-\d+/checkpoint-\d would go along(.|\n)*hf upload alice/tiny"):
+        trainer.push_to_hub()
+    assert hub.files(REPO) == {}
+    assert Path(args.output_dir, "model.safetensors").is_file()
+
+
 # ---- The card ----
 
 
