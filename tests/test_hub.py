@@ -205,10 +205,10 @@ def test_the_card_of_an_adapter_stays_one(arguments: Any) -> None:
     assert card.data.tags.count("hf_sls") == card.text.count("### Line search") == card.text.count("- PEFT") == 1
 
 
-def test_a_stock_optimizer_has_the_stock_card(arguments: Any) -> None:
+def test_a_stock_optimizer_has_the_stock_card(arguments: Any, tmp_path: Path) -> None:
     cards = []
     for cls in (SLSTrainer, Trainer):
-        args = arguments(optim="adamw_torch", output_dir="stock", max_steps=1)
+        args = arguments(optim="adamw_torch", output_dir=str(tmp_path / cls.__name__ / "run"), max_steps=1)
         trainer = cls(model=tiny_bert(), args=args, train_dataset=classification_rows(4))
         trainer.train()
         trainer.create_model_card()
