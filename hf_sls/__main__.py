@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     landscape.set_defaults(run=_landscape)
 
     compare = commands.add_parser("compare", help="print two runs in numbers, with their ratio")
-    compare.add_argument("runs", nargs=2, metavar=("A", "B"), help="the output_dir of a run")
+    compare.add_argument("runs", nargs=2, metavar="RUN", help="the output_dir of a run")
     compare.add_argument("--output", help="picture of the two to write")
     compare.set_defaults(run=_compare)
 

@@ -57,10 +57,17 @@ class PushMixin(_Base):
         """Push as the Trainer does, with the arguments of the Trainer and of `create_model_card`.
 
         Raises:
-            HubError: the Hub cannot be reached or does not take the model. The model is in `output_dir` then, and the
-                message has the command that pushes it later.
+            HubError: the Hub cannot be reached or does not take the model, or checkpoints of `hyperparameter_search`
+                would go along. The model is in `output_dir` then, and the message has the command that pushes it later.
         """
         self._ready_to_push = False
+        if checkpoint := _checkpoint_of_a_trial(self.args.output_dir):
+            self.save_model(_internal_call=True)
+            raise HubError(
+                f"The model is saved in {self.args.output_dir}, but not pushed: {checkpoint} would go along, a "
+                "checkpoint of hyperparameter_search. Move it away, or push with\n"
+                f"    {push_command(self.args, self.hub_model_id)}"
+            )
         if not self.args.push_to_hub:
             self.save_model(_internal_call=True)  # the Trainer creates the repository first, and saves after
         try:
@@ -86,6 +93,13 @@ class PushMixin(_Base):
             super().save_model(output_dir, _internal_call)
         except HubError as error:
             logger.error(error)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push in training as the Trainer does, unless checkpoints of `hyperparameter_search` would go along."""
+        if checkpoint := _checkpoint_of_a_trial(self.args.output_dir):
+            logger.warning(f"{checkpoint_folder} is not pushed: {checkpoint} would go along.")
+        else:
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def _finish_current_push(self) -> None:
         """Wait for the pushes made in training, and tell of those that failed, which the Trainer keeps to itself."""
@@ -131,6 +145,12 @@ def push_command(args: TrainingArguments, repo: str | None = None) -> str:
     if getattr(args, "hub_revision", None):
         command += ["--revision", args.hub_revision]
     return shlex.join(command)
+
+
+def _checkpoint_of_a_trial(output_dir: str | None) -> Path | None:
+    """Return a checkpoint one level down, in the directory of a trial, which the Trainer would push."""
+    found = Path(output_dir or "").glob("*/checkpoint-*")
+    return next((path for path in found if not path.parent.name.startswith(("_", "checkpoint-"))), None)
 
 
 def _repository(args: TrainingArguments) -> str:

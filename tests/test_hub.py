@@ -113,6 +113,20 @@ def test_a_token_in_the_arguments_does_not_leave(hub: Hub, trained: Any, monkeyp
     assert not [path for path, content in hub.files(REPO).items() if WRITER.encode() in content]
 
 
+def test_the_checkpoints_of_a_search_do_not_leave(hub: Hub, arguments: Any) -> None:
+    pytest.importorskip("optuna")
+    args = arguments(push_to_hub=True, hub_model_id=REPO, save_strategy="steps", save_steps=1, eval_strategy="steps")
+    rows = classification_rows(12)
+    trainer = SLSTrainer(args=args, model_init=lambda trial: tiny_bert(), train_dataset=rows, eval_dataset=rows)
+    trainer.hyperparameter_search(lambda trial: {}, n_trials=1, backend="optuna")
+    assert list(Path(args.output_dir).glob("run-*/checkpoint-*/optimizer.pt"))
+    trainer.train()
+    with pytest.raises(HubError, match=r"run-\d+/checkpoint-\d would go along(.|\n)*hf upload alice/tiny"):
+        trainer.push_to_hub()
+    assert hub.files(REPO) == {}
+    assert Path(args.output_dir, "model.safetensors").is_file()
+
+
 # ---- The card ----
 
 
@@ -191,10 +205,10 @@ def test_the_card_of_an_adapter_stays_one(arguments: Any) -> None:
     assert card.data.tags.count("hf_sls") == card.text.count("### Line search") == card.text.count("- PEFT") == 1
 
 
-def test_a_stock_optimizer_has_the_stock_card(arguments: Any) -> None:
+def test_a_stock_optimizer_has_the_stock_card(arguments: Any, tmp_path: Path) -> None:
     cards = []
     for cls in (SLSTrainer, Trainer):
-        args = arguments(optim="adamw_torch", output_dir="stock", max_steps=1)
+        args = arguments(optim="adamw_torch", output_dir=str(tmp_path / cls.__name__ / "run"), max_steps=1)
         trainer = cls(model=tiny_bert(), args=args, train_dataset=classification_rows(4))
         trainer.train()
         trainer.create_model_card()
