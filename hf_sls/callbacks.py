@@ -21,8 +21,8 @@ _NOT_THE_SAME_LOSS = (
 )
 _ADVICE = {
     "rejected": "Every step size tried was rejected, {report.trials} of them. " + _NOT_THE_SAME_LOSS,
-    "inconsistent": "The loss fell by {report.loss_decrease:.1e}, its slope promised {report.expected_decrease:.1e}. "
-    + _NOT_THE_SAME_LOSS,
+    "inconsistent": "The decrease of the loss was {report.loss_decrease:.1e}, its slope promised "
+    "{report.expected_decrease:.1e}. " + _NOT_THE_SAME_LOSS,
     "unresolvable": "The decrease promised is below the rounding of the loss ({report.loss:.3g}). Either the run has "
     "converged and can stop, or the loss is too coarse: compute it in fp32.",
     "no_slope": "The gradient is zero. Look whether the batches have labels (not all -100), whether the loss depends "

@@ -205,13 +205,14 @@ def test_import_loads_neither_pictures_nor_the_trainer() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_import_costs_little_more_than_the_trainer_of_transformers() -> None:
-    """Under 2 s, by the fastest of five imports each, in turns."""
-    fastest = {"import hf_sls": math.inf, "from transformers import Trainer": math.inf}
-    for _ in range(5):
-        for line in fastest:
-            code = f"import time; start = time.perf_counter(); {line}; print(time.perf_counter() - start)"
+    """Under 2 s of processor time, by the least of three imports each, in turns."""
+    least = {"import hf_sls": math.inf, "from transformers import Trainer": math.inf}
+    for _ in range(3):
+        for line in least:
+            code = f"import time; start = time.process_time(); {line}; print(time.process_time() - start)"
             printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-            fastest[line] = min(fastest[line], float(printed.split()[-1]))
-    print(fastest)
-    assert fastest["import hf_sls"] < fastest["from transformers import Trainer"] + 2
+            least[line] = min(least[line], float(printed.split()[-1]))
+    print(least)
+    assert least["import hf_sls"] < least["from transformers import Trainer"] + 2
