@@ -73,7 +73,7 @@ class Run:
         passes = math.nan if self.uses_line_search else 1.0
         found = {
             "final loss (last twentieth)": fmean(losses[-max(1, len(losses) // 20) :]),
-            MEAN_LOG_LOSS: mean_log_loss(losses) if min(losses) >= 0 else math.nan,
+            MEAN_LOG_LOSS: mean_log_loss(losses) if min(losses) > 0 else math.nan,
             "loss, geometric mean": geometric_mean(losses) if min(losses) > 0 else math.nan,
             "steps": float(self.steps[-1]["step"]),
             "forward passes per step": end.get("train_forward_passes_per_step", passes),
