@@ -36,7 +36,7 @@ _INCONSISTENT = 3.0
 class LineSearchCallback(TrainerCallback):
     """Shows step size and trials on the progress bar, warns of searches that fail, and records landscapes.
 
-    `SLSTrainer` and the mixin add one by themselves. Pass your own to set its arguments:
+    `SLSTrainer` and the mixin have one of their own while they train. Pass another to set its arguments:
 
         >>> callback = LineSearchCallback(landscape_steps=[1, 50])
 

@@ -79,8 +79,6 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         super().__init__(*args, **kwargs)
         if self._wants_line_search():
             self._check_line_search()
-            if not self._line_search_callbacks():
-                self.add_callback(LineSearchCallback())
 
     def _line_search_callbacks(self) -> list[LineSearchCallback]:
         return [callback for callback in self.callback_handler.callbacks if isinstance(callback, LineSearchCallback)]
@@ -179,12 +177,17 @@ class LineSearchTrainerMixin(PushMixin, _Base):
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Start afresh, as `train()` may be called again and `auto_find_batch_size` begins again after a failure."""
         self._closure = self._counts_at_last_log = None
+        own = LineSearchCallback() if self._wants_line_search() and not self._line_search_callbacks() else None
+        if own is not None:
+            self.add_callback(own)
         for callback in self._line_search_callbacks():
             callback.shown_beside = self.callback_handler.callbacks
         try:
             return super()._inner_training_loop(*args, **kwargs)
         finally:
             self._closure = None
+            if own is not None:
+                self.remove_callback(own)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Run forward and backward as the Trainer does; with a line search also record them and arm the optimizer."""

@@ -133,7 +133,22 @@ def test_a_stock_optimizer_has_no_such_callback(arguments: Any) -> None:
 def test_a_callback_that_is_passed_takes_the_place_of_the_own(arguments: Any) -> None:
     callback = LineSearchCallback(patience=2)
     trainer = SLSTrainer(model=tiny_bert(), args=arguments(), train_dataset=classification_rows(), callbacks=[callback])
+    trainer.train()
     assert trainer._line_search_callbacks() == [callback]
+
+
+def test_the_own_callback_is_there_in_training_only(arguments: Any) -> None:
+    seen: list[bool] = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            seen.append("LineSearchCallback" in trainer.callback_handler.callback_list)
+
+    trainer = SLSTrainer(model=tiny_bert(), args=arguments(), train_dataset=classification_rows(), callbacks=[Watch()])
+    stock = list(trainer.callback_handler.callbacks)
+    trainer.train()
+    assert seen == [True, True, True]
+    assert trainer.callback_handler.callbacks == stock
 
 
 class NaN(SLSTrainer):
