@@ -1,6 +1,6 @@
 """Tables and figures of a sweep, from its results alone: Markdown, PNG and SVG, and one HTML page that opens offline.
 
-    python glue_scripts/report.py out/smoke
+    python glue_scripts/report.py out-smoke
 
 Losses are averaged as geometric means over the seeds, scores as means; `L` is the mean logarithm of the training
 losses. *Passes* are forward passes per step, *time* is that inside the training steps, over the median of the AdamW

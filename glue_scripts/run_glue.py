@@ -250,12 +250,18 @@ def demo_model() -> str:
 def load_model(model_args: ModelArguments, task: Task) -> tuple[Any, Any]:
     """Return the model, with a head for the task, and its tokenizer."""
     common = {"cache_dir": model_args.cache_dir, "revision": model_args.model_revision}
-    config = AutoConfig.from_pretrained(
-        model_args.config_name or model_args.model_name_or_path,
-        finetuning_task=task.name,
-        **label_settings(task),
-        **common,
-    )
+    try:
+        config = AutoConfig.from_pretrained(
+            model_args.config_name or model_args.model_name_or_path,
+            finetuning_task=task.name,
+            **label_settings(task),
+            **common,
+        )
+    except OSError as error:
+        raise OSError(
+            f"model_name_or_path={model_args.model_name_or_path!r} is no directory with a model, and cannot be fetched "
+            f"from the Hub: {error} Without the Hub, name a directory, or leave it out for the model of the demo extra."
+        ) from error
     tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or model_args.model_name_or_path, **common)
     model = AutoModelForSequenceClassification.from_pretrained(
         model_args.model_name_or_path, config=config, ignore_mismatched_sizes=True, **common

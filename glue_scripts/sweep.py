@@ -46,7 +46,7 @@ class SweepArguments:
     """What to run, and on what."""
 
     sweep: str = field(metadata={"help": "JSON file of the sweep: settings, tasks, sizes, optimizers, seeds."})
-    output_dir: str | None = field(default=None, metadata={"help": "Where to write; by default out/<name of sweep>."})
+    output_dir: str | None = field(default=None, metadata={"help": "Where to write; by default out-<name of sweep>."})
     data_root: str | None = field(default=None, metadata={"help": "Directory with one data_dir a task; else the Hub."})
     only: str | None = field(default=None, metadata={"help": "Run only those whose name matches this pattern."})
     address: str | None = field(default=None, metadata={"help": "Address of a Ray cluster; by default this machine."})
@@ -62,7 +62,7 @@ class SweepArguments:
                 "1, 0 and 0 are needed."
             )
         if self.output_dir is None:
-            self.output_dir = str(Path("out") / Path(self.sweep).stem)
+            self.output_dir = f"out-{Path(self.sweep).stem}"
         self.sweep, self.output_dir = str(Path(self.sweep).resolve()), str(Path(self.output_dir).resolve())
         if self.data_root is not None:
             self.data_root = str(Path(self.data_root).resolve())

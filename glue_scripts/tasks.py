@@ -108,11 +108,19 @@ def load_task(
     labels are ids or names. The second of two evaluation or test splits may be missing.
 
     Raises:
+        ConnectionError: the Hub cannot be reached.
         FileNotFoundError: `data_dir` or the file of a split is missing.
         ValueError: a column is missing, a split is empty, or its labels are not those of the task.
     """
     if data_dir is None:
-        found = datasets.load_dataset(HUB_DATASET, task.name, cache_dir=cache_dir)
+        try:
+            found = datasets.load_dataset(HUB_DATASET, task.name, cache_dir=cache_dir)
+        except ConnectionError as error:
+            raise ConnectionError(
+                f"{HUB_DATASET} cannot be fetched from the Hub: {error} Without it, data_dir takes a directory with train "
+                f"and {task.evaluation_splits[0]} files (parquet, csv, json, tsv) that have the columns "
+                f"{', '.join(task.columns)}, label."
+            ) from error
         loaded = {split: found[split] for split in splits}
     else:
         files = {split: _find_file(Path(data_dir), split) for split in splits}

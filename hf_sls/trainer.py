@@ -116,7 +116,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         if is_line_search(self.args.optim) and self.args.learning_rate != _DEFAULT_LEARNING_RATE:
             logger.warning(
                 f"learning_rate={self.args.learning_rate} is not used: a line search finds the step size itself. "
-                "Where its first search starts is optim_args='init_step_size=...'."
+                "lr_scheduler_type says which share of it is taken."
             )
         parallelism = getattr(self.accelerator, "parallelism_config", None)
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
