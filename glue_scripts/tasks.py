@@ -117,8 +117,8 @@ def load_task(
             found = datasets.load_dataset(HUB_DATASET, task.name, cache_dir=cache_dir)
         except ConnectionError as error:
             raise ConnectionError(
-                f"{HUB_DATASET} cannot be fetched from the Hub: {error} Without it, data_dir takes a directory with train "
-                f"and {task.evaluation_splits[0]} files (parquet, csv, json, tsv) that have the columns "
+                f"{HUB_DATASET} cannot be fetched from the Hub: {error} Without it, data_dir takes a directory with "
+                f"train and {task.evaluation_splits[0]} files (parquet, csv, json, tsv) that have the columns "
                 f"{', '.join(task.columns)}, label."
             ) from error
         loaded = {split: found[split] for split in splits}
