@@ -169,13 +169,14 @@ def time_to_loss(runs: pd.DataFrame, targets: tuple[float, ...], decay: float) -
 def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
     """Return the report as Markdown; its figures are written to `output_dir`."""
     table = by_optimizer(runs)
+    means = overall(table)
     versions = sorted({", ".join(f"{k} {v}" for k, v in versions.items()) for versions in runs["versions"]})
     parts = [
         "# Report",
         f"{len(runs)} runs on {', '.join(sorted(runs['device'].unique()))}; {'; '.join(versions)}.",
         __doc__.split("\n\n")[2].replace("\n", " "),
         "## All tasks",
-        _markdown(overall(table).reset_index()) if len(overall(table)) else "No optimizer has run on each task yet.",
+        _markdown(means.reset_index()) if len(means) else "No optimizer has run on each task yet.",
     ]
     for name in ("adam_sls", "adam_salsa"):
         comparison = against_best_baseline(table, name)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ import datasets
 import numpy as np
 import transformers
 from card import DEMO_MODEL, card_settings, repeating_command
+from step_timer import StepTimer
 from tasks import TASKS, Task, get_task, load_task, official_metric
 from transformers import (
     AutoConfig,
@@ -32,27 +32,12 @@ from transformers import (
     EvalPrediction,
     HfArgumentParser,
     IntervalStrategy,
-    TrainerCallback,
     set_seed,
 )
 
-from hf_sls import HubError, SLSTrainer, SLSTrainingArguments, plot_run
+from hf_sls import HubError, SLSTrainer, SLSTrainingArguments, final_loss, plot_run
 
 logger = logging.getLogger(__name__)
-
-
-class StepTimer(TrainerCallback):
-    """Adds up the seconds inside the training steps: without evaluations, checkpoints and the loading of data."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        self._began = time.perf_counter()
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self.seconds += time.perf_counter() - self._began
-
 
 SST2_SAMPLE = Path(__file__).parent / "sst2_sample"
 
@@ -176,7 +161,8 @@ def main(trainer_class: type[SLSTrainer] = SLSTrainer) -> None:
     if args.do_train:
         assert train_rows is not None
         result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(args))
-        metrics = {**result.metrics, "train_samples": len(train_rows), "final_train_loss": final_loss(trainer)}
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        metrics = {**result.metrics, "train_samples": len(train_rows), "final_train_loss": final_loss(losses)}
         metrics["train_step_seconds"] = timer.seconds
         trainer.save_model()
         trainer.log_metrics("train", metrics)
@@ -310,12 +296,6 @@ def checkpoint_to_resume(args: GlueTrainingArguments) -> str | bool | None:
         return None
     lowered = str(args.resume_from_checkpoint).lower()
     return lowered == "true" if lowered in ("true", "false") else str(args.resume_from_checkpoint)
-
-
-def final_loss(trainer: SLSTrainer) -> float:
-    """Return the mean training loss over the last twentieth of the logged steps (the last 4 of 80)."""
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return float(np.mean(losses[-max(1, len(losses) // 20) :])) if losses else float("nan")
 
 
 def write_predictions(path: Path, task: Task, predictions: np.ndarray) -> None:

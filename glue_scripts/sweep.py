@@ -1,7 +1,7 @@
 """Run a sweep of `run_glue.py`: tasks x sizes x optimizers x seeds, as one file names them.
 
     python glue_scripts/sweep.py glue_scripts/sweeps/smoke.json
-    python glue_scripts/sweep.py glue_scripts/sweeps/glue.json --gpus_per_run 0.5 --address auto
+    python glue_scripts/sweep.py glue_scripts/sweeps/bert-base.json --gpus_per_run 0.5 --address auto
 
 Ray schedules the runs, on this machine or on the cluster at `--address`. A run that dies goes on from its last
 checkpoint, a finished one is never repeated: start the same command again after a failure, or a second time to share
@@ -22,7 +22,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -93,14 +93,7 @@ class Run:
     @property
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same."""
-        return {
-            "task": self.task,
-            "size": self.size,
-            "optimizer": self.optimizer,
-            "seed": self.seed,
-            "settings": self.settings,
-            "peer": self.peer,
-        }
+        return asdict(self)
 
 
 def read_sweep(path: str | Path) -> list[Run]:
@@ -142,7 +135,8 @@ def main() -> None:
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     wanted = [run for run in read_sweep(args.sweep) if re.search(args.only or "", run.label)]
-    waiting = [run for run in wanted if find_result(run, output_dir) is None]
+    results = read_results(output_dir)
+    waiting = [run for run in wanted if find_result(run, results) is None]
     print(f"{len(wanted)} runs, {len(wanted) - len(waiting)} of them finished before.")
 
     ray.init(address=args.address or "local", include_dashboard=False, log_to_driver=False, configure_logging=False)
@@ -173,7 +167,9 @@ def main() -> None:
                     elsewhere.append(run.label)
                 else:
                     progress.update()
-                    progress.write(f"{run.label}: loss {result['final_loss']:.4f}, {result['headline']}")
+                    progress.write(
+                        f"{run.label}: loss {result['final_loss']:.4f}, {result['metric']} {result['score']:.4f}"
+                    )
     to_parquet(output_dir)
     if elsewhere:
         print(f"{len(elsewhere)} runs are under way in another sweep on the same directory.")
@@ -190,7 +186,7 @@ def execute(run: Run, args: SweepArguments, output_dir: Path) -> dict[str, Any] 
     directory.mkdir(exist_ok=True)
     try:
         with FileLock(directory / "lock", timeout=0):
-            found = find_result(run, output_dir)
+            found = find_result(run, read_results(output_dir))
             if found is not None:
                 return found
             if not (directory / TRAINED).exists():
@@ -276,7 +272,6 @@ def result_of(run: Run, directory: Path) -> dict[str, Any]:
         "mean_log_loss": mean_log_loss([entry["loss"] for entry in steps]),
         "metric": headline,
         "scores": {name: value for name, value in metrics.items() if name.startswith("eval_")},
-        "headline": f"{headline} {metrics[f'eval_{headline}']:.4f}",
         "score": metrics[f"eval_{headline}"],
         "score_per_epoch": [entry[f"eval_{headline}"] for entry in evaluations.values()],
         "losses": [entry["loss"] for entry in steps],
@@ -310,9 +305,9 @@ def read_results(output_dir: Path) -> list[dict[str, Any]]:
     return results
 
 
-def find_result(run: Run, output_dir: Path) -> dict[str, Any] | None:
-    """Return the result of this very run, if it is finished."""
-    for result in read_results(output_dir):
+def find_result(run: Run, results: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the result of this very run, if it is among those of the finished ones."""
+    for result in results:
         if all(result.get(key) == value for key, value in run.identity.items()):
             return result
     return None

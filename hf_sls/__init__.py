@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .closure import LossClosure
 from .hub import HubError
 from .landscape import Landscape, record_landscapes
-from .metrics import mean_log_loss
+from .metrics import final_loss, mean_log_loss
 from .optim import (
     PLASLS,
     SGDSLS,
@@ -60,6 +60,7 @@ __all__ = [
     "SaLSa",
     "SearchReport",
     "create_optimizer",
+    "final_loss",
     "last_complete_checkpoint",
     "layer_groups",
     "mean_log_loss",

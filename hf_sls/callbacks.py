@@ -81,7 +81,7 @@ class LineSearchCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Have the optimizer observed where a landscape is due."""
-        search = _line_search(kwargs["optimizer"])
+        search = line_search_of(kwargs["optimizer"])
         step = state.global_step + 1
         if search is None or not self._steps_to_come or self._steps_to_come[0] > step:
             return
@@ -94,7 +94,7 @@ class LineSearchCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Show the step, save a landscape that was recorded, and warn when searches keep failing."""
-        search = _line_search(kwargs["optimizer"])
+        search = line_search_of(kwargs["optimizer"])
         if search is None:
             return
         if self._observed:
@@ -136,6 +136,7 @@ def _problem(report: SearchReport) -> str | None:
     return "rejected" if report.backtracks else report.outcome
 
 
-def _line_search(optimizer: Any) -> LineSearchOptimizer | None:
+def line_search_of(optimizer: Any) -> LineSearchOptimizer | None:
+    """Return the line-search optimizer, without Accelerate's wrapper; `None` for another one."""
     optimizer = getattr(optimizer, "optimizer", optimizer)
     return optimizer if isinstance(optimizer, LineSearchOptimizer) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 
 
 def mean_log_loss(losses: Sequence[float]) -> float:
@@ -29,3 +30,18 @@ def mean_log_loss(losses: Sequence[float]) -> float:
     if any(loss < 0 for loss in losses):
         raise ValueError(f"losses has {min(losses)}, which is not allowed: a logarithm needs losses of at least 0.")
     return sum(math.log(loss) if loss else -math.inf for loss in losses) / len(losses)
+
+
+def final_loss(losses: Sequence[float]) -> float:
+    """Return the mean over the last twentieth of the training losses: the last 4 of 80, at least one.
+
+        >>> final_loss([2.0] * 39 + [1.0])
+        1.5
+
+    Args:
+        losses: the loss of every step.
+
+    Returns:
+        The mean; NaN if there is no loss.
+    """
+    return fmean(losses[-max(1, len(losses) // 20) :]) if losses else math.nan

@@ -16,6 +16,7 @@ from transformers import Trainer, TrainingArguments
 
 from .optim import LineSearchOptimizer
 from .plotting import plot_run
+from .runs import Run
 
 _TEMPLATE = Path(__file__).parent / "model_card_template.md"
 _VERSIONS = "### Framework versions"
@@ -139,9 +140,8 @@ def _rounded(text: str) -> str:
 
 
 def _drawn(log_history: Sequence[dict[str, Any]], path: Path) -> str | None:
-    scores = [key for entry in log_history for key in entry if key.startswith("eval_")]
-    metric = next((key for key in scores if key not in ("eval_loss", "eval_runtime")), "eval_loss")
     try:
+        metric = next(iter(Run("", log_history).metrics), "eval_loss")
         plot_run(log_history, path, metric=metric)
     except (ImportError, ValueError):
         return None

@@ -7,13 +7,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, geometric_mean
+from statistics import geometric_mean
 from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 
 from .checkpoints import last_complete_checkpoint
-from .metrics import mean_log_loss
+from .metrics import final_loss, mean_log_loss
 
 MEAN_LOG_LOSS = "L, mean log loss"
 _NOT_METRICS = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "samples")
@@ -72,7 +72,7 @@ class Run:
         end: dict[str, Any] = next((entry for entry in reversed(self.log_history) if "train_loss" in entry), {})
         passes = math.nan if self.uses_line_search else 1.0
         found = {
-            "final loss (last twentieth)": fmean(losses[-max(1, len(losses) // 20) :]),
+            "final loss (last twentieth)": final_loss(losses),
             MEAN_LOG_LOSS: mean_log_loss(losses) if min(losses) > 0 else math.nan,
             "loss, geometric mean": geometric_mean(losses) if min(losses) > 0 else math.nan,
             "steps": float(self.steps[-1]["step"]),

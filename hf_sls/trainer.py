@@ -24,7 +24,7 @@ from huggingface_hub import EvalResult
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
-from .callbacks import LineSearchCallback
+from .callbacks import LineSearchCallback, line_search_of
 from .checkpoints import last_complete_checkpoint
 from .closure import LossClosure
 from .hub import PushMixin
@@ -107,8 +107,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
     @property
     def line_search_optimizer(self) -> LineSearchOptimizer | None:
         """The line-search optimizer in use, without Accelerate's wrapper; `None` before training or with another."""
-        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
-        return optimizer if isinstance(optimizer, LineSearchOptimizer) else None
+        return line_search_of(self.optimizer)
 
     def _check_line_search(self) -> None:
         """Raise `ValueError` for what a line search cannot work with, before anything is trained."""

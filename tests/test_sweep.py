@@ -149,13 +149,13 @@ def test_a_sweep_file_with_a_wrong_key_is_refused(tmp_path: Path) -> None:
 def test_a_cut_off_line_is_no_result(tmp_path: Path) -> None:
     """Nor does it swallow the one that comes after it."""
     run = Run("mrpc", "tiny", "adam_sls", 0, {"seed": 0}, None)
-    assert find_result(run, tmp_path) is None
+    assert find_result(run, read_results(tmp_path)) is None
     directory = tmp_path / run.name
     directory.mkdir()
     (tmp_path / "results.jsonl").write_text(json.dumps(run.identity)[:-5])
     finish(directory)
     assert execute(run, SweepArguments(sweep="unused.json"), tmp_path)["final_loss"] == 0.5
-    assert find_result(run, tmp_path)["final_loss"] == 0.5
+    assert find_result(run, read_results(tmp_path))["final_loss"] == 0.5
 
 
 def test_other_settings_are_another_run(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_other_settings_are_another_run(tmp_path: Path) -> None:
     (tmp_path / run.name).mkdir()
     finish(tmp_path / run.name)
     execute(run, SweepArguments(sweep="unused.json"), tmp_path)
-    assert find_result(other, tmp_path) is None
+    assert find_result(other, read_results(tmp_path)) is None
 
 
 def finish(directory: Path) -> None:

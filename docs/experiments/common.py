@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import time
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,11 +14,15 @@ import numpy as np
 import torch
 import transformers
 from torch.utils.data import Dataset
-from transformers import EvalPrediction, HfArgumentParser, IntervalStrategy, TrainerCallback, set_seed
+from transformers import EvalPrediction, HfArgumentParser, IntervalStrategy, set_seed
 from transformers.trainer_utils import SaveStrategy
 
 import hf_sls
 from hf_sls import SLSTrainer, SLSTrainingArguments
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "glue_scripts"))
+
+from step_timer import StepTimer
 
 RESULTS = Path(__file__).parents[1] / "results" / "experiments.jsonl"
 
@@ -49,20 +53,6 @@ class RunArguments(SLSTrainingArguments):
     logging_steps: float = field(default=1, metadata={"help": "Log every so many steps."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Whether to hide losses that are NaN."})
     report_to: str | None = field(default="none", metadata={"help": "Which trackers to report to."})
-
-
-class StepTimer(TrainerCallback):
-    """Adds up the seconds inside the training steps: without evaluation, logs and the loading of data."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._began = 0.0
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        self._began = time.perf_counter()
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self.seconds += time.perf_counter() - self._began
 
 
 def parse_arguments(kind: type[Arguments], **defaults: Any) -> tuple[Arguments, RunArguments]:
@@ -189,8 +179,7 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
 
 def final_loss(record: dict[str, Any]) -> float:
     """Return the mean training loss over the last twentieth of the steps, NaN if one of them was not finite."""
-    losses = record["losses"]
-    return mean(losses[-max(1, len(losses) // 20) :])
+    return hf_sls.final_loss([math.nan if loss is None else loss for loss in record["losses"]])
 
 
 def mean(values: Iterable[float | None]) -> float:

@@ -7,17 +7,13 @@ Takes the arguments of `TrainingArguments` beside those below, and adds the run 
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from common import accuracy, parse_arguments, run
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "glue_scripts"))
-
 from tasks import get_task, load_task
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
 
 @dataclass
