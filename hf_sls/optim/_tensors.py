@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_CHUNK_ON_CPU = 2**18
+_CHUNK_ON_CPU = 2**20
 _CHUNK_ELSEWHERE = 2**22
 HALF = (torch.float16, torch.bfloat16)
 
@@ -53,22 +53,22 @@ def square_sum(tensors: list[Tensor]) -> Tensor:
     return total([_flat(norm) ** 2 for norm in torch._foreach_norm(tensors)])
 
 
-def dot_difference(left: Sequence[Tensor], minuend: Sequence[Tensor], subtrahend: Sequence[Tensor]) -> Tensor:
-    """Return `<left, minuend - subtrahend>` as a 0-dim tensor.
+class Scratch:
+    """Memory to write one part after the other to, on a CPU while it is still in the cache."""
 
-    Every difference is written over the one before it, on a CPU while that is still in the cache.
-    """
-    size = max((tensor.numel() for tensor in left), default=0)
-    scratch: dict[tuple[torch.device, torch.dtype], Tensor] = {}
-    products = []
-    for x, y, z in zip(left, minuend, subtrahend):
-        factor = _flat(x)
-        kind = (factor.device, factor.dtype)
-        if kind not in scratch:
-            scratch[kind] = torch.empty(size, device=factor.device, dtype=factor.dtype)
-        difference = torch.sub(y.reshape(-1), z.reshape(-1), out=scratch[kind][: x.numel()])
-        products.append(torch.dot(factor, difference))
-    return total(products)
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def copies(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return copies of tensors of one device and dtype, valid until the next call."""
+        sizes = [tensor.numel() for tensor in tensors]
+        kind = (tensors[0].device, tensors[0].dtype)
+        buffer = self._buffers.get(kind)
+        if buffer is None or buffer.numel() < sum(sizes):
+            buffer = self._buffers[kind] = tensors[0].new_empty(sum(sizes))
+        copies = [flat.view(x.shape) for flat, x in zip(buffer[: sum(sizes)].split(sizes), tensors)]
+        torch._foreach_copy_(copies, tensors)
+        return copies
 
 
 def total(scalars: Sequence[Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ._tensors import HALF, chunks, dot, dot_difference, pieces, total
+from ._tensors import HALF, Scratch, chunks, dot, pieces, total
 from .direction import Direction, State
 from .sharding import ShardGroups, sum_over_shards
 
@@ -105,17 +105,18 @@ class Path:
                 self._direction.accumulate(part.gradients, part.states)
             return self.follow(self._update, step_size)
         self._skip, self.step_size = skip, step_size
-        slopes = []
+        slopes, scratch = [], Scratch()
         for part in self._parts:
             self._save(part, step_size)
-            starts = part.copies or [parameter.clone() for parameter in part.parameters]
+            starts = scratch.copies(part.parameters)
             try:
                 self._direction.advance(part.parameters, part.gradients, part.states, step_size, 0.0, skip)
             except BaseException:
                 torch._foreach_copy_(part.parameters, starts)
                 raise
             part.step_size = step_size
-            slopes.append(dot_difference(part.gradients, starts, part.parameters))
+            torch._foreach_sub_(starts, part.parameters)
+            slopes.append(dot(part.gradients, starts))
         return self._sum_over_shards(slopes) / step_size
 
     def confirm(self, skipped: bool) -> None:

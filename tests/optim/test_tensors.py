@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_sls.optim import _tensors
-from hf_sls.optim._tensors import chunks, dot, dot_difference, pieces
+from hf_sls.optim._tensors import Scratch, chunks, dot
 
 SHAPES = [(3, 4), (50, 60), (7,), (), (2, 3, 5, 7), (1500,)]
 
@@ -18,17 +18,26 @@ def random_tensors(seed: int, dtype: torch.dtype) -> list[torch.Tensor]:
     return tensors
 
 
-@pytest.mark.parametrize("chunk", [1, 64, 2**20])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_dot_and_dot_difference(dtype: torch.dtype, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_tensors, "_CHUNK_ON_CPU", chunk)
+def test_dot(dtype: torch.dtype) -> None:
     x, y = random_tensors(0, dtype), random_tensors(1, dtype)
-    z = [tensor - tensor.sign() * 2.0**-6 for tensor in y]
     expected = sum(float((a.double() * b.double()).sum()) for a, b in zip(x, y))
-    difference = sum(float((a.double() * (b - c).double()).sum()) for a, b, c in zip(x, y, z))
     assert float(dot(x, y)) == pytest.approx(expected, rel=1e-4)
-    x, y, z = ([piece for tensor in tensors for piece in pieces(tensor)] for tensors in (x, y, z))
-    assert float(dot_difference(x, y, z)) == pytest.approx(difference, rel=1e-4)
+
+
+def test_scratch_holds_the_copies_of_one_part_after_the_other() -> None:
+    scratch = Scratch()
+    first = scratch.copies(random_tensors(0, torch.float32)[:3])
+    memory = first[0].untyped_storage().data_ptr()
+    for dtype, seed in ((torch.float64, 1), (torch.float32, 2)):
+        originals = random_tensors(seed, dtype)
+        smaller = originals[:2]
+        copies = scratch.copies(smaller)
+        assert all(torch.equal(copy, original) for copy, original in zip(copies, smaller))
+        copies[0].zero_()
+        assert originals[0].any()
+    assert copies[0].untyped_storage().data_ptr() == memory
+    assert all(torch.equal(x, y) for x, y in zip(scratch.copies(originals), originals))
 
 
 def test_chunks_are_bounded_and_complete(monkeypatch: pytest.MonkeyPatch) -> None:
