@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_CHUNK_ON_CPU = 2**20
+_CHUNK_ON_CPU = 2**21
 _CHUNK_ELSEWHERE = 2**22
 HALF = (torch.float16, torch.bfloat16)
 
@@ -59,16 +59,15 @@ class Scratch:
     def __init__(self) -> None:
         self._buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
-    def copies(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Return copies of tensors of one device and dtype, valid until the next call."""
+    def zeros(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Return zeros like tensors of one device and dtype, valid until the next call."""
         sizes = [tensor.numel() for tensor in tensors]
         kind = (tensors[0].device, tensors[0].dtype)
         buffer = self._buffers.get(kind)
         if buffer is None or buffer.numel() < sum(sizes):
             buffer = self._buffers[kind] = tensors[0].new_empty(sum(sizes))
-        copies = [flat.view(x.shape) for flat, x in zip(buffer[: sum(sizes)].split(sizes), tensors)]
-        torch._foreach_copy_(copies, tensors)
-        return copies
+        flat = buffer[: sum(sizes)].zero_()
+        return [zeros.view(tensor.shape) for zeros, tensor in zip(torch.split(flat, sizes), tensors)]
 
 
 def total(scalars: Sequence[Tensor]) -> Tensor:

@@ -107,17 +107,13 @@ class Path:
         self._skip, self.step_size = skip, step_size
         slopes, scratch = [], Scratch()
         for part in self._parts:
+            moved = scratch.zeros(part.parameters)
+            self._direction.advance(moved, part.gradients, part.states, 1.0, 0.0, skip)
+            slopes.append(-dot(part.gradients, moved))
             self._save(part, step_size)
-            starts = scratch.copies(part.parameters)
-            try:
-                self._direction.advance(part.parameters, part.gradients, part.states, step_size, 0.0, skip)
-            except BaseException:
-                torch._foreach_copy_(part.parameters, starts)
-                raise
             part.step_size = step_size
-            torch._foreach_sub_(starts, part.parameters)
-            slopes.append(dot(part.gradients, starts))
-        return self._sum_over_shards(slopes) / step_size
+            torch._foreach_add_(part.parameters, moved, alpha=step_size)
+        return self._sum_over_shards(slopes)
 
     def confirm(self, skipped: bool) -> None:
         """Say whether `advance` was to skip, which has left the parameters at the start."""

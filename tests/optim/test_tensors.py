@@ -25,19 +25,16 @@ def test_dot(dtype: torch.dtype) -> None:
     assert float(dot(x, y)) == pytest.approx(expected, rel=1e-4)
 
 
-def test_scratch_holds_the_copies_of_one_part_after_the_other() -> None:
+def test_scratch_is_zero_again_for_each_part_and_one_piece_of_memory() -> None:
     scratch = Scratch()
-    first = scratch.copies(random_tensors(0, torch.float32)[:3])
-    memory = first[0].untyped_storage().data_ptr()
-    for dtype, seed in ((torch.float64, 1), (torch.float32, 2)):
-        originals = random_tensors(seed, dtype)
-        smaller = originals[:2]
-        copies = scratch.copies(smaller)
-        assert all(torch.equal(copy, original) for copy, original in zip(copies, smaller))
-        copies[0].zero_()
-        assert originals[0].any()
-    assert copies[0].untyped_storage().data_ptr() == memory
-    assert all(torch.equal(x, y) for x, y in zip(scratch.copies(originals), originals))
+    memory = scratch.zeros(random_tensors(0, torch.float32))[0].untyped_storage().data_ptr()
+    for dtype in (torch.float64, torch.float32):
+        for like in (random_tensors(1, dtype), random_tensors(1, dtype)[:2]):
+            zeros = scratch.zeros(like)
+            assert [(x.shape, x.dtype) for x in zeros] == [(x.shape, x.dtype) for x in like]
+            assert not any(x.any() for x in zeros)
+            zeros[0].fill_(1.0)
+    assert zeros[0].untyped_storage().data_ptr() == memory
 
 
 def test_chunks_are_bounded_and_complete(monkeypatch: pytest.MonkeyPatch) -> None:
