@@ -213,10 +213,11 @@ def test_healthy_runs_are_not_warned_of(optim: str, arguments: Any, caplog: pyte
 
 @pytest.mark.parametrize("optim", OPTIMIZERS)
 def test_landscapes_change_nothing_and_say_what_the_search_saw(optim: str, arguments: Any, tmp_path: Path) -> None:
-    plain = trained(arguments, optim=optim, max_steps=9)
+    often = {"optim": optim, "max_steps": 9, "optim_args": "search_rate=inf"}
+    plain = trained(arguments, **often)
     watch = Reports()
     callback = LineSearchCallback(landscape_steps=[1, 4, 8])
-    observed = trained(arguments, [callback, watch], optim=optim, max_steps=9)
+    observed = trained(arguments, [callback, watch], **often)
     assert losses(observed) == losses(plain)
     assert step_sizes(observed) == step_sizes(plain)
     for name, parameter in plain.model.named_parameters():
@@ -240,7 +241,7 @@ def test_a_landscape_of_a_step_without_search_is_that_of_the_next_with_one(argum
 
 
 def test_a_resumed_run_keeps_the_landscapes_of_before(arguments: Any, tmp_path: Path) -> None:
-    saved = {"save_strategy": "steps", "save_steps": 3, "max_steps": 6}
+    saved = {"save_strategy": "steps", "save_steps": 3, "max_steps": 6, "optim_args": "search_rate=inf"}
     trained(arguments, [LineSearchCallback(landscape_steps=[2])], **saved)
     callback = LineSearchCallback(landscape_steps=[2, 5])
     trainer = SLSTrainer(

@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
@@ -81,7 +82,7 @@ def test_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(record["losses"]) == len(record["step_sizes"]) == 3
     assert record["evaluations"][-1]["epoch"] == 1
     assert 0 <= record["evaluations"][-1]["accuracy"] <= 1
-    assert record["forward_passes_per_step"] == 2
+    assert record["forward_passes_per_step"] == pytest.approx(5 / 3, abs=1e-4)
     assert record["settings"]["learning_rate"] is None
     assert (record["settings"]["train_samples"], record["settings"]["eval_samples"]) == (12, 5)
     assert str(tmp_path) not in (tmp_path / "results.jsonl").read_text()
@@ -193,6 +194,7 @@ ERRORS = {
     "missing file": (mnist, ["--data_path", "nowhere.npz"], "data_path='nowhere.npz' is not a file"),
     "missing text": (language, ["--data_path", "nowhere.txt"], "data_path='nowhere.txt' is not a file"),
     "no width": (mnist, ["--width", "0"], "width=0 is not allowed"),
+    "more noise than labels": (mnist, ["--label_noise", "1.5"], "label_noise=1.5 is not allowed"),
     "small vocabulary": (language, ["--vocabulary", "10"], "vocabulary=10 is not allowed"),
     "regression": (glue, ["--task_name", "stsb", "--model_name_or_path", "m"], "task_name='stsb' is a regression"),
     "no rows": (glue, ["--max_train_samples", "0", "--model_name_or_path", "m"], "max_train_samples=0 is not allowed"),
@@ -258,6 +260,35 @@ def test_a_row_of_a_comparison(tmp_path: Path) -> None:
     assert f"| a | 2 | 0.2 (0.2 to 0.2) | {mean_log:.3f} | 0.250 (0.250 to 0.250) | {change} | 1.50 | 2.0 |" in text
     assert "| b | 1 | not finite | nan |" in text
     assert Image.open(tmp_path / "page.png").text["Description"] == tables.fingerprint(runs)
+
+
+def test_a_variation_has_a_table_for_each_setting(tmp_path: Path) -> None:
+    runs = [
+        made_up("mnist", seed, [loss] * 20, [1e-3], width=width, label_noise=noise)
+        for seed, loss in ((0, 0.1), (1, 0.4))
+        for width, noise in ((4, 0.0), (8, 0.0), (4, 0.5))
+    ]
+    line = tables.Line("sls", "mnist", {"width": 4, "label_noise": 0.0})
+    page = tables.Variation("page", [line], {"width": (4, 8, 16), "label_noise": (0.0, 0.5)})
+    text = page.results(runs, tmp_path / "page.png")
+    rows = [row for row in text.splitlines() if row.startswith("|")]
+    full = "0.2 / 0.250"
+    assert rows == [
+        *("| `width` | sls |", "| --- | --- |", f"| 4 | {full} |", f"| 8 | {full} |", "| 16 |  |"),
+        *("| `label_noise` | sls |", "| --- | --- |", f"| 0 | {full} |", f"| 0.5 | {full} |"),
+    ]
+    assert text.startswith("6 runs")
+    assert Image.open(tmp_path / "page.png").text["Description"]
+
+
+def test_label_noise() -> None:
+    labels = torch.arange(10).repeat(1000)
+    assert torch.equal(mnist.with_noise(labels, 0.0, seed=0), labels)
+    noisy = mnist.with_noise(labels, 0.4, seed=0)
+    assert float((noisy != labels).float().mean()) == pytest.approx(0.4 * 0.9, abs=0.02)
+    assert torch.equal(noisy, mnist.with_noise(labels, 0.4, seed=0))
+    assert not torch.equal(noisy, mnist.with_noise(labels, 0.4, seed=1))
+    assert torch.bincount(noisy).float().std() < 40
 
 
 def test_the_figure_shows_the_best_learning_rate_of_each_stock_optimizer() -> None:

@@ -67,7 +67,7 @@ def test_a_loss_that_breaks(fault: str, optim: str, arguments: Any) -> None:
     if fault == "zero gradient" and optim == "adam_sls":
         outcomes = {"accepted"}  # by the momentum, as with AdamW
     watch = Watch()
-    args = arguments(optim=optim, max_steps=12)
+    args = arguments(optim=optim, max_steps=12, optim_args="search_rate=inf")
     trainer = Faulty(model=tiny_bert(), args=args, train_dataset=classification_rows(), callbacks=[watch])
     trainer.factors = {5: factor}
     trainer.train()

@@ -47,7 +47,7 @@ def test_a_gradient_scaler_changes_nothing(
     """The scale is a power of two, so unscaled gradients are those without it, to the bit."""
     runs = []
     for with_scaler in (False, True):
-        args = arguments(max_steps=8, **settings)
+        args = arguments(max_steps=8, optim_args="search_rate=inf", **settings)
         trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
         if with_scaler:
             scaled(trainer, Scaling(), monkeypatch)
@@ -58,7 +58,8 @@ def test_a_gradient_scaler_changes_nothing(
 
 
 def test_a_step_that_the_scaler_skips_skips_the_search(arguments: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = SLSTrainer(model=tiny_bert(), args=arguments(max_steps=8), train_dataset=classification_rows())
+    args = arguments(max_steps=8, optim_args="search_rate=inf")
+    trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
     callback = Scaling(spoiled=(2, 7))
     scaled(trainer, callback, monkeypatch)
     trainer.train()

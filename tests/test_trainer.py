@@ -264,7 +264,8 @@ def test_a_schedule_says_which_share_of_the_step_found_is_taken(
 
 
 def test_training_twice_starts_a_new_window(arguments: Any) -> None:
-    trainer = SLSTrainer(model=tiny_bert(), args=arguments(max_steps=1), train_dataset=classification_rows())
+    args = arguments(max_steps=1, optim_args="search_rate=inf")
+    trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
     for _ in range(2):
         trainer.train()
         assert trainer.line_search_optimizer.last_report.outcome == "accepted"

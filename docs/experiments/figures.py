@@ -93,6 +93,31 @@ def draw_law(
     finish(figure, path, description)
 
 
+def draw_panels(
+    panels: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]], ylabel: str, path: Path, description: str
+) -> None:
+    """Draw a score against one setting after the other: the mean over the seeds, and the range of them shaded.
+
+    Args:
+        panels: of each setting and each line, the scores of the seeds at each value.
+        ylabel: what the score is.
+        path: the PNG to write.
+        description: kept in the file, as its metadata.
+    """
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    for axis, (setting, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+        values = sorted({value for points in lines.values() for value in points})
+        for (label, points), (color, line, marker) in zip(lines.items(), STYLES, strict=False):
+            style = {"color": color, "linestyle": line, "marker": marker, "markersize": 4, "label": label}
+            places = np.array([values.index(value) for value in points])
+            draw_range(axis, places, np.array(list(points.values())).T, style, logarithmic=False)
+        axis.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+        axis.set(xlabel=setting.replace("_", " "), ylabel=ylabel)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    finish(figure, path, description)
+
+
 def curves(records: Sequence[Record], name: str) -> np.ndarray:
     """Return a curve of all runs as an array of shape (runs, steps); what was not finite is NaN."""
     length = min(len(record[name]) for record in records)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common import RESULTS, read_results
-from tables import Comparison, Law, Line, Record
+from tables import Comparison, Law, Line, Record, Variation
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- results: written by pages.py -->", "<!-- end of results -->"
@@ -37,7 +37,7 @@ def against_stock(task: str, where: Mapping[str, Any], adam: Sequence[float], sg
     ]
 
 
-def with_results(page: Comparison | Law, text: str, records: Sequence[Record], figure: Path) -> str:
+def with_results(page: Comparison | Law | Variation, text: str, records: Sequence[Record], figure: Path) -> str:
     """Return the text of a page with its results written anew, and draw its figure.
 
     Raises:
@@ -49,7 +49,7 @@ def with_results(page: Comparison | Law, text: str, records: Sequence[Record], f
     return f"{before}{BEGIN}\n\n{page.results(records, figure)}\n\n{END}{after}"
 
 
-_MNIST = {"width": 256, "batch_size": 128, "max_steps": -1}
+_MNIST = {"width": 256, "batch_size": 128, "max_steps": -1, "label_noise": 0.0}
 _LANGUAGE = {"width": 128, "batch_size": 8, "lr_scheduler_type": "linear"}
 _ARMIJO = "minimum_share=0,c=0.5,smoothing=0,growth=1.0013872557,search_rate=inf"
 _GROWING = "minimum_share=0,c=0.5,smoothing=0,growth=1.1,search_rate=inf"
@@ -76,7 +76,7 @@ def _smoothed(task: str, name: str, **where: Any) -> list[Line]:
     ]
 
 
-PAGES: tuple[Comparison | Law, ...] = (
+PAGES: tuple[Comparison | Law | Variation, ...] = (
     Comparison("mnist", against_stock("mnist", _MNIST, (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (0.01, 0.03, 0.1, 0.3))),
     Comparison("vision", against_stock("cifar10", {"width": 16}, (3e-4, 1e-3, 3e-3), (0.03, 0.1))),
     Comparison("language", against_stock("language", _LANGUAGE, (3e-4, 1e-3, 3e-3), (0.1, 0.3)), "loss"),
@@ -94,6 +94,17 @@ PAGES: tuple[Comparison | Law, ...] = (
             )
         ],
         "loss",
+    ),
+    Variation(
+        "robustness",
+        [
+            Line(label, "mnist", {**_MNIST, "optim": optim, "optim_args": None, "learning_rate": rate})
+            for label, optim, rate in (
+                ("adam_sls", "adam_sls", None),
+                *((f"AdamW {rate:g}", "adamw_torch", rate) for rate in (1e-3, 3e-3, 1e-2)),
+            )
+        ],
+        {"batch_size": (32, 128, 512), "width": (64, 256, 1024), "label_noise": (0.0, 0.2, 0.4)},
     ),
     Law(
         "batch_size",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from common import final_loss, mean
-from figures import draw_curves, draw_law
+from figures import draw_curves, draw_law, draw_panels
 from scipy.stats import linregress
 
 Record = dict[str, Any]
@@ -67,6 +67,60 @@ class Comparison:
             f"{np.mean([record['forward_passes_per_step'] for record in runs]):.2f}",
             f"{np.mean([record['train_seconds'] for record in runs]):.1f}",
         ]
+
+
+@dataclass(frozen=True)
+class Variation:
+    """A page that changes one setting after the other under the same optimizers: does one choice serve for all?"""
+
+    name: str
+    lines: Sequence[Line]
+    varied: Mapping[str, Sequence[float]]
+
+    def results(self, records: Sequence[Record], figure: Path) -> str:
+        """Return the part of the page that is written from the results, and draw its figure."""
+        groups = {
+            setting: {
+                line.label: {
+                    value: replace(line, where={**line.where, setting: value}).select(records) for value in values
+                }
+                for line in self.lines
+            }
+            for setting, values in self.varied.items()
+        }
+        chosen = {
+            json.dumps(record["settings"]): record
+            for of_setting in groups.values()
+            for of_line in of_setting.values()
+            for runs in of_line.values()
+            for record in runs
+        }
+        scores = {
+            setting: {
+                label: {value: [runs_score(run, "accuracy") for run in runs] for value, runs in points.items() if runs}
+                for label, points in of_setting.items()
+            }
+            for setting, of_setting in groups.items()
+        }
+        draw_panels(scores, "accuracy", figure, fingerprint(list(chosen.values())))
+        tables = [
+            table(
+                [f"`{setting}`", *of_setting],
+                [
+                    [f"{value:g}", *(self._cell(points[value]) for points in of_setting.values())]
+                    for value in self.varied[setting]
+                ],
+            )
+            for setting, of_setting in groups.items()
+        ]
+        return "\n\n".join([settings_of(list(chosen.values())), *tables, f"![{self.name}]({figure.name})"])
+
+    @staticmethod
+    def _cell(runs: list[Record]) -> str:
+        if not runs:
+            return ""
+        loss = geometric_mean([final_loss(record) for record in runs])
+        return f"{loss:.4g} / {np.mean([runs_score(record, 'accuracy') for record in runs]):.3f}"
 
 
 @dataclass(frozen=True)

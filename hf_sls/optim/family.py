@@ -9,7 +9,7 @@ from typing_extensions import TypedDict, Unpack
 
 from ._validation import check_range
 from .backtracking import Backtracking
-from .cadence import Adaptive, Budget, Cadence, EveryStep
+from .cadence import Adaptive, Budget, Cadence
 from .criterion import Armijo, Criterion, NonMonotone, Smoothed
 from .direction import Adagrad, Adam, Direction, Gradient, SearchDirection
 from .initial_step import InitialStep, LastStep, ParabolaMinimum, Polyak
@@ -30,6 +30,7 @@ class SearchSettings(TypedDict, total=False):
             tried; `-inf`.
         search_rate: trials that a step may cost on average (`Budget`); `inf`, the cadence of the paper.
         search_credit: trials allowed beyond `search_rate`, for the first searches; 10.
+        search_credit_steps: steps, from the start, that `search_credit` is spread over; 1.
         search_fraction: share of the rows of a batch that `SLSTrainer` evaluates in trials, in (0, 1]; 1. Below 1 a
             search costs one more evaluation of that share, of the loss before the step.
         weight_decay: decoupled weight decay, times the step size taken; 0.
@@ -40,6 +41,7 @@ class SearchSettings(TypedDict, total=False):
     lower_bound: float
     search_rate: float
     search_credit: float
+    search_credit_steps: int
     search_fraction: float
     weight_decay: float
 
@@ -63,10 +65,13 @@ class _Named(LineSearchOptimizer):
         lower_bound: float = -inf,
         search_rate: float = inf,
         search_credit: float = 10.0,
+        search_credit_steps: int = 1,
         search_fraction: float = 1.0,
         weight_decay: float = 0.0,
     ) -> None:
         check_range("search_fraction", search_fraction, low=0.0, high=1.0, include_low=False)
+        if search_rate < inf:
+            cadence = Budget(search_credit, search_rate, search_credit_steps)
         self.search_fraction = search_fraction
         super().__init__(
             params,
@@ -74,7 +79,7 @@ class _Named(LineSearchOptimizer):
             criterion=criterion,
             initial_step=initial_step,
             backtracking=Backtracking(shrink, max_trials, interpolate, safety=safety, lower_bound=lower_bound),
-            cadence=(cadence or EveryStep()) if search_rate == inf else Budget(search_credit, search_rate),
+            cadence=cadence,
             partition=partition,
             weight_decay=weight_decay,
         )
@@ -159,8 +164,8 @@ class AdamSLS(_AdamWithMinimum):
         shrink: factor of a rejected step (beta), in (0, 1).
         growth: factor from one search to the next (gamma^(1/n)), at least 1.
         minimum_share: aim at this share of the averaged parabola's minimum (`ParabolaMinimum`), in [0, 1), but at most
-            at `growth` times the last step, with `growth` above 1. The sufficient decrease is then `1 - minimum_share`:
-            steps of more than twice the aim are rejected. 0: do not.
+            at `growth` times the step before, searched or not, with `growth` above 1. The sufficient decrease is then
+            `1 - minimum_share`: steps of more than twice the aim are rejected. 0: do not.
         search: `SearchSettings`.
     """
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar
 
-from ._validation import check_range
+from ._validation import check_integer, check_range
 from .backtracking import SearchResult
 
 Memory = dict[str, float]
@@ -43,6 +44,10 @@ class InitialStep:
     def unsearched(self, step_size: float, memory: Memory) -> float:
         """Return the step size of a step without a search, given the step size last taken."""
         return step_size
+
+    def skipped(self, memory: Memory) -> Memory:
+        """Return the memory after a step without a search."""
+        return memory
 
 
 @dataclass(frozen=True)
@@ -121,10 +126,12 @@ class ParabolaMinimum(InitialStep):
 
         S := B S + (1 - B) s        Q := B Q + (1 - B) q        aim = share * S / (2 Q / (1 - B^n))
 
-    The next step is the aim, but between `shrink` and `growth` times the last, also after a later search without an
-    accepted trial: one batch that cannot be searched does not cost the step size. One trial a search says in which
-    direction the step size is wrong, and by how much; where c is at most `1 - share / 2` the criterion is met on
-    average, and only guards.
+    The next step is the aim, but at most `growth` times the last, on the first `reach - 1` steps after a search too,
+    and never above `2 f / s` of a first search with a positive loss, the lowest point of a parabola that touches zero:
+    where gradients vanish, Adam's updates do, and a step that has grown to make up for it is far too long for the next
+    gradient that does not. It is at least `shrink` times that of the last search, also where no trial was accepted:
+    one batch that cannot be searched does not cost the step size. One trial a search says in which direction the step
+    size is wrong, and by how much; where c is at most `1 - share / 2` the criterion is met on average, and only guards.
 
     The first search starts where the slope promises to take a tenth (`promise`) off a positive loss, or at `first`
     where that is less. The step size then warms up: the second step is at most `1 - B` times the first, slow growth
@@ -136,7 +143,8 @@ class ParabolaMinimum(InitialStep):
         first: the largest step that the first search starts from, positive.
         share: how far to the minimum, in (0, 2).
         smoothing: B, in [0, 1).
-        growth: the largest factor from one search to the next, above 1.
+        growth: the largest factor from one step to the next, above 1.
+        reach: number of steps over which the step size may grow on what one search has seen, at least 1.
         shrink: the smallest factor from one search to the next, in (0, 1).
         promise: the share of the loss that the first trial promises to take off, positive.
     """
@@ -145,6 +153,7 @@ class ParabolaMinimum(InitialStep):
     share: float = 0.5
     smoothing: float = 0.7
     growth: float = 1.1
+    reach: int = 3
     shrink: float = 0.5
     promise: float = 0.1
 
@@ -154,10 +163,11 @@ class ParabolaMinimum(InitialStep):
         check_range("share", self.share, low=0.0, high=2.0, include_low=False, include_high=False)
         check_range("smoothing", self.smoothing, low=0.0, high=1.0, include_high=False)
         check_range("growth", self.growth, low=1.0, include_low=False)
+        check_integer("reach", self.reach, low=1)
         check_range("shrink", self.shrink, low=0.0, high=1.0, include_low=False, include_high=False)
 
     def new_memory(self) -> Memory:
-        return {"searches": 0, "slope": 0.0, "curvature": 0.0, "next": self.first}
+        return {"searches": 0, "slope": 0.0, "curvature": 0.0, "longest": inf, "aim": self.first, "next": self.first}
 
     def propose(self, step_size: float, memory: Memory) -> float:
         return memory["next"] if memory["searches"] else min(memory["next"], _PROBE)
@@ -170,21 +180,29 @@ class ParabolaMinimum(InitialStep):
     def unsearched(self, step_size: float, memory: Memory) -> float:
         return memory["next"]
 
+    def skipped(self, memory: Memory) -> Memory:
+        return {**memory, "next": min(memory["aim"], self.growth * memory["next"])}
+
     def searched(self, loss: float, slope: float, result: SearchResult, memory: Memory) -> Memory:
         step_size = result.step_size
         if result.outcome != "accepted":
             least = self.shrink * memory["next"] if memory["searches"] else 0.0
-            return {**memory, "next": max(step_size, least)}
+            return {**memory, "aim": max(step_size, least), "next": max(step_size, least)}
         searches, fresh = memory["searches"] + 1, 1 - self.smoothing
         average_slope = self.smoothing * memory["slope"] + fresh * slope
         curvature = (result.loss - loss + step_size * slope) / step_size**2
         average_curvature = self.smoothing * memory["curvature"] + fresh * curvature
         corrected_curvature = average_curvature / (1 - self.smoothing**searches)
-        aim = self.share * average_slope / (2 * corrected_curvature) if corrected_curvature > 0 else float("inf")
-        growth, shrink = (fresh, fresh * self.shrink) if searches == 1 else (self.growth, self.shrink)
+        aim = self.share * average_slope / (2 * corrected_curvature) if corrected_curvature > 0 else inf
+        first = searches == 1
+        longest = 2 * loss / slope if first and loss > 0 else memory["longest"]
+        growth, shrink = (fresh, fresh * self.shrink) if first else (self.growth, self.shrink)
+        aim = max(min(aim, longest, growth * self.growth ** (self.reach - 1) * step_size), shrink * step_size)
         return {
             "searches": searches,
             "slope": average_slope,
             "curvature": average_curvature,
-            "next": max(min(aim, growth * step_size), shrink * step_size),
+            "longest": longest,
+            "aim": aim,
+            "next": min(aim, growth * step_size),
         }

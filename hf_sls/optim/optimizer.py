@@ -337,7 +337,11 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 step_size = self.initial_step.propose(move.step_size, memory["initial_step"])
             else:
                 step_size = self.initial_step.unsearched(move.step_size, memory["initial_step"])
-                memory = {**memory, "cadence": self.cadence.skipped(memory["cadence"])}
+                memory = {
+                    **memory,
+                    "initial_step": self.initial_step.skipped(memory["initial_step"]),
+                    "cadence": self.cadence.skipped(memory["cadence"]),
+                }
             if move.parameters and report.outcome != "non_finite":
                 memory = {**memory, "step_size": step_size}
                 taken = float(group["lr"]) * step_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from .family import PLASLS, SGDSLS, AdagradSLS, AdamSLS, AMSGradSLS, PoNoS, SaLSa, SGDSaLSa
@@ -21,7 +22,15 @@ OPTIMIZERS: dict[str, type[LineSearchOptimizer]] = {
 _QUICK = {"shrink": 0.5, "max_trials": 20, "interpolate": True, "lower_bound": 0.0}
 _SELDOM = {"search_rate": 0.09, "search_credit": 10.0}
 _GROWING = {"growth": 1.2, **_QUICK, **_SELDOM}
-_ADAM = {"search_direction": "momentum", "minimum_share": 0.7, "smoothing": 0.9, "growth": 1.1, **_QUICK, **_SELDOM}
+_ADAM = {
+    "search_direction": "momentum",
+    "minimum_share": 0.6,
+    "smoothing": 0.9,
+    "growth": 1.1,
+    "search_credit_steps": 30,
+    **_QUICK,
+    **_SELDOM,
+}
 
 RECOMMENDED: dict[str, dict[str, Any]] = {
     "adam_sls": _ADAM,
@@ -47,6 +56,9 @@ def create_optimizer(name: str, params: Params, **settings: Any) -> LineSearchOp
     Raises:
         ValueError: the name is unknown or a setting is out of range.
 
+    Warns:
+        UserWarning: `c` is given and the steps of `minimum_share` do not use it.
+
     Example:
         >>> import torch
         >>> optimizer = create_optimizer("adam_sls", torch.nn.Linear(2, 1).parameters(), minimum_share=0.3)
@@ -55,4 +67,12 @@ def create_optimizer(name: str, params: Params, **settings: Any) -> LineSearchOp
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"name={name!r} is not a line-search optimizer; the names are {', '.join(OPTIMIZERS)}.")
-    return OPTIMIZERS[name](params, **{**RECOMMENDED[name], **settings})
+    chosen = {**RECOMMENDED[name], **settings}
+    optimizer = OPTIMIZERS[name](params, **chosen)
+    if "c" in settings and chosen.get("minimum_share"):
+        warnings.warn(
+            f"c={settings['c']} has no effect on {name!r} beside minimum_share={chosen['minimum_share']}, which sets "
+            "the sufficient decrease; with minimum_share=0 it is used.",
+            stacklevel=2,
+        )
+    return optimizer

@@ -38,7 +38,7 @@ def main() -> None:
     trainer_class = BrokenOnOneRank if settings.pop("broken", False) else SLSTrainer
     resumed, count = settings.pop("resume_from", None), settings.pop("rows", 64)
     model, rows = MODELS[name]
-    defaults: dict[str, Any] = {"max_steps": 6, "save_strategy": "no"}
+    defaults: dict[str, Any] = {"max_steps": 6, "save_strategy": "no", "optim_args": "search_rate=inf"}
     args = SLSTrainingArguments(
         **{**defaults, **settings}, logging_steps=1, report_to="none", disable_tqdm=True, use_cpu=True
     )

@@ -206,16 +206,20 @@ def test_gradient_search_tests_the_gradient_and_applies_adam() -> None:
         torch.testing.assert_close(parameter.detach(), expected)
 
 
+@pytest.mark.parametrize("credit_steps", [1, 40])
 @pytest.mark.parametrize(("credit", "rate"), [(0.0, 0.1), (5.0, 0.25), (12.0, 0.1)])
-def test_budget_bounds_the_trials(credit: float, rate: float) -> None:
-    cadence, memory, trials = Budget(credit, rate), Budget(credit, rate).new_memory(), 0
+def test_budget_bounds_the_trials_at_every_step(credit: float, rate: float, credit_steps: int) -> None:
+    cadence, trials = Budget(credit, rate, credit_steps), 0
+    memory = cadence.new_memory()
     for step in range(1, 200):
+        allowed = credit * min(step / credit_steps, 1) + rate * step
+        assert cadence.due(memory) == (trials < allowed)
         if cadence.due(memory):
             trials += 3
             memory = cadence.searched(SearchResult(0.1, 1.0, 3, "accepted"), memory)
         else:
             memory = cadence.skipped(memory)
-        assert trials < credit + rate * step + 3
+        assert trials < allowed + 3
     assert trials >= credit + rate * 200 - 3
 
 
@@ -261,6 +265,7 @@ def test_the_first_search_of_the_parabola_starts_at_a_tenth_of_the_loss_wherever
     torch.testing.assert_close(*finals, rtol=1e-6, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:c=.* has no effect")
 def test_the_default_has_nothing_to_tune() -> None:
     """Neither c nor the first step, over what the papers vary them, changes a bit of the run."""
 
@@ -300,13 +305,23 @@ def test_the_parabola_warms_up_and_changes_by_little() -> None:
     """Where the loss falls in a straight line there is no minimum to aim at: a third of the first step, then growth."""
     rule = ParabolaMinimum(first=1.0, promise=10.0)
     memory, steps = rule.new_memory(), []
-    for _ in range(4):
-        step_size = rule.start(rule.propose(0.0, memory), 1.0, 2.0, memory)
-        steps.append(step_size)
-        memory = rule.searched(1.0, 2.0, SearchResult(step_size, 1.0 - 2.0 * step_size, 1, "accepted"), memory)
-    assert steps == pytest.approx([1.0, 0.3, 0.33, 0.363])
+    for searches in (True, True, False, False, True):
+        if searches:
+            steps.append(rule.start(rule.propose(0.0, memory), 1.0, 2.0, memory))
+            memory = rule.searched(1.0, 2.0, SearchResult(steps[-1], 1.0 - 2.0 * steps[-1], 1, "accepted"), memory)
+        else:
+            steps.append(rule.unsearched(0.0, memory))
+            memory = rule.skipped(memory)
+    assert steps == pytest.approx([1.0, 0.3, 0.33, 0.363, 0.3993])
+    for _ in range(5):
+        memory = rule.skipped(memory)
+    assert rule.propose(0.0, memory) == pytest.approx(1.1**3 * 0.3993)
+    memory = rule.searched(1.0, 2.0, SearchResult(2.0, -3.0, 1, "accepted"), memory)
+    assert rule.propose(0.0, memory) == 1.0  # 2 f / s of the first search
     steep = SearchResult(0.4, 1.0 - 2.0 * 0.4 + 1e6 * 0.4**2, 1, "accepted")
-    assert rule.searched(1.0, 2.0, steep, memory)["next"] == pytest.approx(0.2)
+    after_steep = rule.searched(1.0, 2.0, steep, memory)
+    assert rule.unsearched(0.0, after_steep) == rule.unsearched(0.0, rule.skipped(after_steep)) == pytest.approx(0.2)
     failed = SearchResult(0.01, 2.0, 20, "exhausted")
-    assert rule.searched(1.0, 2.0, failed, memory)["next"] == pytest.approx(0.5 * memory["next"])
-    assert rule.searched(1.0, 2.0, failed, rule.new_memory())["next"] == 0.01
+    after_failure = rule.searched(1.0, 2.0, failed, memory)
+    assert rule.propose(0.0, after_failure) == pytest.approx(0.5 * memory["next"])
+    assert rule.propose(0.0, rule.skipped(after_failure)) == pytest.approx(0.5 * memory["next"])

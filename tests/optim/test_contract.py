@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import random
+import warnings
 from typing import Any
 
 import numpy as np
@@ -204,7 +205,7 @@ def test_a_decrease_below_the_rounding_of_the_loss_ends_the_search(member: str) 
 def test_a_loss_at_its_lower_bound_leaves_the_step_size_alone(name: str, settings: dict[str, float]) -> None:
     """Zero, with a gradient: no step can help, and the next batch is searched from where the last one ended."""
     parameter = nn.Parameter(torch.ones(1))
-    optimizer = create_optimizer(name, [parameter], lower_bound=0.0, **settings)
+    optimizer = create_optimizer(name, [parameter], lower_bound=0.0, search_rate=float("inf"), **settings)
     optimizer.step(lambda: parameter.square().sum())
     step_size, before = optimizer.param_groups[0]["step_size"], float(parameter.detach())
     optimizer.step(lambda: (parameter - parameter.detach()).sum())
@@ -437,6 +438,7 @@ BAD: dict[str, tuple[str, dict[str, Any]]] = {
     "max_trials": ("adam_sls", {"max_trials": 0}),
     "rate": ("adam_sls", {"search_rate": -1.0}),
     "credit": ("sgd_sls", {"search_credit": -1.0}),
+    "credit_steps": ("adam_sls", {"search_credit_steps": 0}),
     "search": ("adam_sls", {"search_direction": "newton"}),
     "betas[0]": ("adam_sls", {"betas": (1.0, 0.9)}),
     "betas": ("adam_sls", {"betas": (0.9,)}),
@@ -456,6 +458,16 @@ def test_bad_values_are_refused_by_name(argument: str) -> None:
     assert repr(value) in str(refusal.value) or argument == "betas[0]"
 
 
+def test_a_sufficient_decrease_without_effect_is_pointed_out() -> None:
+    with pytest.warns(UserWarning, match=r"c=0.3 has no effect on 'adam_sls' beside minimum_share=0.6"):
+        create_optimizer("adam_sls", Network().parameters(), c=0.3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        create_optimizer("adam_sls", Network().parameters(), c=0.3, minimum_share=0.0)
+        create_optimizer("sgd_sls", Network().parameters(), c=0.3)
+
+
+@pytest.mark.filterwarnings("ignore:c=.* has no effect")
 @settings(max_examples=30, deadline=None)
 @given(
     scale=st.floats(1e-6, 1e6),
