@@ -24,11 +24,12 @@ PAPER_STEP_SIZES: Mapping[float, float] = {4: 1.379e-5, 8: 1.878e-5, 16: 2.674e-
 
 
 def against_stock(task: str, where: Mapping[str, Any], adam: Sequence[float], sgd: Sequence[float]) -> list[Line]:
-    """Return the lines of `adam_sls` and `sgd_sls` beside AdamW and SGD with momentum at several learning rates."""
+    """Return the lines of our optimizers, `adam_sls` at two shares, beside AdamW and SGD at several learning rates."""
     kinds: list[tuple[str, str, str | None, float]] = [("adamw_torch", "AdamW", None, rate) for rate in adam]
     kinds += [("sgd", "SGD, momentum 0.9,", "momentum=0.9", rate) for rate in sgd]
     return [
         Line("adam_sls", task, {**where, "optim": "adam_sls", "optim_args": None}),
+        Line("adam_sls, share 0.7", task, {**where, "optim": "adam_sls", "optim_args": "minimum_share=0.7"}),
         Line("sgd_sls", task, {**where, "optim": "sgd_sls", "optim_args": None}),
         *(
             Line(f"{label} {rate:g}", task, {**where, "optim": optim, "optim_args": extra, "learning_rate": rate})

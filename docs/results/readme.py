@@ -18,18 +18,17 @@ from scipy.stats import gmean
 RESULTS = Path(__file__).parent
 README = RESULTS.parent.parent / "README.md"
 BLOCK = re.compile(r"(<!-- figures: .*? -->\n).*?(<!-- end of figures -->)", re.DOTALL)
-TASKS = ("sst2", "mrpc", "qnli", "mnli")
 
 
 def quality(runs: pd.DataFrame) -> tuple[float, float]:
     """Return the geometric mean of the final losses and the mean accuracy."""
-    return float(gmean(runs["loss"])), float(runs["accuracy"].mean())
+    return float(gmean(runs["final_loss"])), float(runs["score"].mean())
 
 
 def best_adamw(runs: pd.DataFrame) -> pd.DataFrame:
     """Return AdamW's runs at the learning rate of least loss, picked for each task."""
     adamw = runs[runs["optimizer"].str.startswith("AdamW")]
-    losses = adamw.groupby(["task", "optimizer"])["loss"].agg(gmean)
+    losses = adamw.groupby(["task", "optimizer"])["final_loss"].agg(gmean)
     best = losses.groupby("task").idxmin()
     return adamw[[(task, optimizer) in set(best) for task, optimizer in zip(adamw["task"], adamw["optimizer"])]]
 
@@ -42,11 +41,10 @@ def cost(benchmark: str, optimizer: str) -> list[float]:
 
 def figures() -> str:
     """Return the table of README."""
-    runs = pd.read_json(RESULTS / "small-tasks.jsonl", lines=True)
-    runs = runs[(runs["schedule"] == "linear") & runs["task"].isin(TASKS)]
+    runs = pd.read_parquet(RESULTS / "small-minilm" / "results.parquet")
     adamw = best_adamw(runs)
     rates = ", ".join(sorted({name.removeprefix("AdamW ") for name in adamw["optimizer"]}))
-    ours, theirs = quality(runs[runs["optimizer"] == "`adam_sls`"]), quality(adamw)
+    ours, theirs = quality(runs[runs["optimizer"] == "adam_sls"]), quality(adamw)
     table = pd.DataFrame(
         {
             "`adam_sls`, nothing tuned": [*ours, *cost("benchmark-minilm-500-steps", "adam_salsa")],
