@@ -79,7 +79,7 @@ class Direction:
         Overridden where torch has a fused kernel for it.
 
         Args:
-            parameters: moved in place; a search passes zeros and a step size of 1 to see the update itself.
+            parameters: moved in place; a search passes zeros and a step size of -1 to see the update itself.
             gradients: of the parameters.
             states: of the parameters.
             step_size: eta.

@@ -187,7 +187,8 @@ class ParabolaMinimum(InitialStep):
         step_size = result.step_size
         if result.outcome != "accepted":
             least = self.shrink * memory["next"] if memory["searches"] else 0.0
-            return {**memory, "aim": max(step_size, least), "next": max(step_size, least)}
+            step_size = max(step_size, least)
+            return {**memory, "aim": step_size, "next": step_size}
         searches, fresh = memory["searches"] + 1, 1 - self.smoothing
         average_slope = self.smoothing * memory["slope"] + fresh * slope
         curvature = (result.loss - loss + step_size * slope) / step_size**2

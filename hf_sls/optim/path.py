@@ -107,12 +107,11 @@ class Path:
         self._skip, self.step_size = skip, step_size
         slopes, scratch = [], Scratch()
         for part in self._parts:
-            moved = scratch.zeros(part.parameters)
-            self._direction.advance(moved, part.gradients, part.states, 1.0, 0.0, skip)
-            slopes.append(-dot(part.gradients, moved))
+            update = scratch.zeros(part.parameters)
+            self._direction.advance(update, part.gradients, part.states, -1.0, 0.0, skip)
+            slopes.append(dot(part.gradients, update))
             self._save(part, step_size)
-            part.step_size = step_size
-            torch._foreach_add_(part.parameters, moved, alpha=step_size)
+            self._shift(part, update, step_size)
         return self._sum_over_shards(slopes)
 
     def confirm(self, skipped: bool) -> None:

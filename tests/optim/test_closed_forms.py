@@ -325,3 +325,4 @@ def test_the_parabola_warms_up_and_changes_by_little() -> None:
     after_failure = rule.searched(1.0, 2.0, failed, memory)
     assert rule.propose(0.0, after_failure) == pytest.approx(0.5 * memory["next"])
     assert rule.propose(0.0, rule.skipped(after_failure)) == pytest.approx(0.5 * memory["next"])
+    assert rule.searched(1.0, 2.0, failed, rule.new_memory())["next"] == 0.01
