@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.launch import launch
 
 
 def train(processes: int, output: Path, model: str, **settings: Any) -> dict[str, Any]:
@@ -21,19 +19,10 @@ def train(processes: int, output: Path, model: str, **settings: Any) -> dict[str
 
 
 def run(processes: int, *arguments: str) -> dict[str, Any]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    result = subprocess.run(
-        [sys.executable, *(launcher if processes > 1 else []), "-m", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    (line,) = (line for line in result.stdout.splitlines() if line.startswith("RESULT "))
-    return json.loads(line.removeprefix("RESULT "))
+    results, finished = launch(processes, *arguments, stderr=subprocess.PIPE, timeout=200)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    (result,) = results
+    return result
 
 
 @pytest.mark.parametrize(

@@ -9,19 +9,17 @@ micro-batches, where that is the same run. Larger combinations are drawn at rand
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.launch import launch
+
 from .cases import ENGINES, FEATURES, combines, is_sharded, processes, singles_and_pairs
 
-ROOT = Path(__file__).parent.parent.parent
 Names = tuple[str, ...]
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
@@ -57,17 +55,7 @@ RUNS = sorted({run for names in COMBINATIONS for run in (reference(names), compa
 def results(count: int, sharded: bool, directory: Path) -> dict[Names, dict[str, Any]]:
     """Run everything that needs so many processes, in one launch."""
     runs = [names for names in RUNS if processes(names) == count and is_sharded(names) == sharded]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)] if count > 1 else []
-    finished = subprocess.run(
-        [sys.executable, *launcher, "-m", "tests.features.worker", json.dumps(runs), str(directory)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    lines = (line.removeprefix("RESULT ") for line in finished.stdout.splitlines() if line.startswith("RESULT "))
-    found = (json.loads(line) for line in lines)
+    found, _ = launch(count, "tests.features.worker", json.dumps(runs), str(directory))
     return {tuple(result.pop("names")): result for result in found}
 
 
