@@ -30,7 +30,7 @@ def check_integer(name: str, value: Any, *, low: int) -> None:
         raise ValueError(f"{name}={value!r} is not allowed: an integer of at least {low} is needed.")
 
 
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
     """Raise `ValueError` unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name}={value!r} is not allowed: one of {', '.join(map(repr, choices))} is needed.")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from ._validation import check_integer, check_range
+from ._validation import check_choice, check_integer, check_range
 from .criterion import Line
 
 Outcome = Literal["accepted", "exhausted", "unresolvable"]
@@ -60,6 +60,8 @@ class Backtracking:
     def __post_init__(self) -> None:
         check_range("shrink", self.shrink, low=0.0, high=1.0, include_low=False, include_high=False)
         check_integer("max_trials", self.max_trials, low=1)
+        check_choice("interpolate", self.interpolate, (False, True))
+        check_range("lower_bound", self.lower_bound, low=float("-inf"))
         check_range("max_shrink", self.max_shrink, low=0.0, high=self.shrink, include_low=False)
         check_range("safety", self.safety, low=0.0, high=1.0, include_low=False)
 

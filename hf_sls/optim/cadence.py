@@ -26,6 +26,10 @@ class Cadence(Protocol):
         """Return the memory after a step with a search."""
         ...
 
+    def waited(self, trials: int, memory: Memory) -> Memory:
+        """Return the memory of a group after a step with a search of another one, which has taken so many trials."""
+        ...
+
     def skipped(self, memory: Memory) -> Memory:
         """Return the memory after a step without a search."""
         ...
@@ -42,6 +46,9 @@ class EveryStep:
         return True
 
     def searched(self, result: SearchResult, memory: Memory) -> Memory:
+        return memory
+
+    def waited(self, trials: int, memory: Memory) -> Memory:
         return memory
 
     def skipped(self, memory: Memory) -> Memory:
@@ -96,6 +103,9 @@ class Adaptive:
             "fast": step_size if first else self.fast * memory["fast"] + (1 - self.fast) * step_size,
         }
 
+    def waited(self, trials: int, memory: Memory) -> Memory:
+        return memory
+
     def skipped(self, memory: Memory) -> Memory:
         return {**memory, "steps_since_search": memory["steps_since_search"] + 1}
 
@@ -104,8 +114,9 @@ class Adaptive:
 class Budget:
     """Search as often as a budget of trials allows: at most `credit + rate * steps`, and the trials of one search more.
 
-    The cost of a run is bounded before it starts, whatever the loss does: `credit` pays for the first searches, which
-    have to find the scale of the step, `rate` is the share of a forward pass that every step may cost.
+    The cost of a run is bounded before it starts, whatever the loss does, and for all layers of a model together:
+    `credit` pays for the first searches, which have to find the scale of the step, `rate` is the share of a forward
+    pass that every step may cost.
 
     Args:
         credit: trials allowed beyond the rate, at least 0.
@@ -130,7 +141,10 @@ class Budget:
         return memory["trials"] < self.credit * min(step / self.credit_steps, 1.0) + self.rate * step
 
     def searched(self, result: SearchResult, memory: Memory) -> Memory:
-        return {"steps": memory["steps"] + 1, "trials": memory["trials"] + result.trials}
+        return self.waited(result.trials, memory)
+
+    def waited(self, trials: int, memory: Memory) -> Memory:
+        return {"steps": memory["steps"] + 1, "trials": memory["trials"] + trials}
 
     def skipped(self, memory: Memory) -> Memory:
         return {**memory, "steps": memory["steps"] + 1}

@@ -41,10 +41,15 @@ class Direction:
     """What no element of `applied` exceeds, if `applied` depends on the moments alone."""
 
     def __init_subclass__(cls) -> None:
-        """What a class says of its updates holds for that class only."""
+        """What a class says of its updates holds for that class only, and a kernel for its own formula only."""
+        own = vars(cls).keys()
         for name in ("elementwise", "largest_update"):
-            if name not in vars(cls):
+            if name not in own:
                 setattr(cls, name, getattr(Direction, name))
+        if own & {"accumulate", "applied"} and "advance" not in own:
+            cls.advance = Direction.advance  # type: ignore[method-assign]
+        if "searched" in own and "searches_applied" not in own:
+            cls.searches_applied = False
 
     def new_state(self, parameter: Tensor) -> State:
         """Return the moments of one parameter before its first step."""
@@ -180,8 +185,11 @@ class Adam(Direction):
 
     @property
     def largest_update(self) -> float:  # type: ignore[override]
+        """By Cauchy and Schwarz, `|m^| <= sqrt(v^) (1 - b1) / sqrt((1 - b2) (1 - b1^2 / b2))` after many steps."""
         beta1, beta2 = self.betas
-        return max(1.0, (1 - beta1) / sqrt(1 - beta2)) if self.eps else inf
+        if not self.eps or beta1**2 >= beta2:
+            return inf
+        return max(1.0, (1 - beta1) / sqrt((1 - beta2) * (1 - beta1**2 / beta2)))
 
     def new_state(self, parameter: Tensor) -> State:
         zeros = partial(torch.zeros_like, parameter, memory_format=torch.preserve_format)
@@ -276,7 +284,7 @@ class Adagrad(Direction):
         torch._foreach_addcmul_([state["sum"] for state in states], gradients, gradients)
 
     def applied(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
-        updates = torch._foreach_sqrt([state["sum"] for state in states])
+        updates = torch._foreach_sqrt([s.float() if s.dtype in HALF else s for s in (x["sum"] for x in states)])
         torch._foreach_add_(updates, self.eps)
         torch._foreach_reciprocal_(updates)
         torch._foreach_mul_(updates, gradients)

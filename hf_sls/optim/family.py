@@ -7,7 +7,7 @@ from math import inf
 from torch import nn
 from typing_extensions import TypedDict, Unpack
 
-from ._validation import check_range
+from ._validation import check_integer, check_range
 from .backtracking import Backtracking
 from .cadence import Adaptive, Budget, Cadence
 from .criterion import Armijo, Criterion, NonMonotone, Smoothed
@@ -70,7 +70,10 @@ class _Named(LineSearchOptimizer):
         weight_decay: float = 0.0,
     ) -> None:
         check_range("search_fraction", search_fraction, low=0.0, high=1.0, include_low=False)
-        if search_rate < inf:
+        check_range("search_credit", search_credit, low=0.0)
+        check_integer("search_credit_steps", search_credit_steps, low=1)
+        if search_rate != inf:
+            check_range("search_rate", search_rate, low=0.0, include_low=False)
             cadence = Budget(search_credit, search_rate, search_credit_steps)
         self.search_fraction = search_fraction
         super().__init__(
@@ -375,7 +378,7 @@ class PoNoS(_Named):
 
     Args:
         params: parameters, named parameters or parameter groups.
-        init_step_size: the largest step to start from (eta_max), positive.
+        init_step_size: the largest step to start from (eta_max), at least 1e-6.
         c: sufficient decrease, in (0, 1); larger takes smaller steps.
         polyak_share: c_p of Polyak's step, positive.
         xi: weight of the past losses (`NonMonotone`), in [0, 1].
@@ -393,5 +396,7 @@ class PoNoS(_Named):
         shrink: float = 0.5,
         **search: Unpack[SearchSettings],
     ) -> None:
+        check_range("polyak_share", polyak_share, low=0.0, include_low=False)
+        check_range("init_step_size", init_step_size, low=1e-6)
         initial_step = Polyak(polyak_share, shrink, largest=init_step_size)
         super().__init__(params, Gradient(), NonMonotone(c, xi), initial_step, shrink, **search)

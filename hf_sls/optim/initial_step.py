@@ -38,8 +38,12 @@ class InitialStep:
         return proposed
 
     def searched(self, loss: float, slope: float, result: SearchResult, memory: Memory) -> Memory:
-        """Return the memory after a search from `loss` with the given `slope`."""
+        """Return the memory after a search from `loss` with the given `slope`; the step size is that to go on with."""
         return memory
+
+    def exhausted(self, step_size: float, memory: Memory) -> float:
+        """Return the step size to go on with after a search whose last trial, at `step_size`, was rejected too."""
+        return step_size
 
     def unsearched(self, step_size: float, memory: Memory) -> float:
         """Return the step size of a step without a search, given the step size last taken."""
@@ -110,6 +114,8 @@ class Polyak(InitialStep):
         return {"backtracks": 0}
 
     def start(self, proposed: float, loss: float, slope: float, memory: Memory) -> float:
+        if not slope > 0:
+            return self.largest
         step_size = loss / (self.share * slope) * self.delta ** memory["backtracks"]
         return min(max(step_size, self.smallest), self.largest)
 
@@ -129,8 +135,9 @@ class ParabolaMinimum(InitialStep):
     The next step is the aim, but at most `growth` times the last, on the first `reach - 1` steps after a search too,
     and never above `2 f / s` of a first search with a positive loss, the lowest point of a parabola that touches zero:
     where gradients vanish, Adam's updates do, and a step that has grown to make up for it is far too long for the next
-    gradient that does not. It is at least `shrink` times that of the last search, also where no trial was accepted:
-    one batch that cannot be searched does not cost the step size. One trial a search says in which direction the step
+    gradient that does not. It is at least `shrink` times that of the last search, also where every trial was rejected,
+    and stays where the decrease was below the rounding of the loss: one batch that cannot be searched does not cost the
+    step size. One trial a search says in which direction the step
     size is wrong, and by how much; where c is at most `1 - share / 2` the criterion is met on average, and only guards.
 
     The first search starts where the slope promises to take a tenth (`promise`) off a positive loss, or at `first`
@@ -177,6 +184,9 @@ class ParabolaMinimum(InitialStep):
             return proposed
         return min(memory["next"], self.promise * loss / slope) if loss > 0 else memory["next"]
 
+    def exhausted(self, step_size: float, memory: Memory) -> float:
+        return max(step_size, self.shrink * memory["next"]) if memory["searches"] else step_size
+
     def unsearched(self, step_size: float, memory: Memory) -> float:
         return memory["next"]
 
@@ -185,9 +195,9 @@ class ParabolaMinimum(InitialStep):
 
     def searched(self, loss: float, slope: float, result: SearchResult, memory: Memory) -> Memory:
         step_size = result.step_size
-        if result.outcome != "accepted":
-            least = self.shrink * memory["next"] if memory["searches"] else 0.0
-            step_size = max(step_size, least)
+        if result.outcome == "unresolvable":
+            return memory
+        if result.outcome == "exhausted":
             return {**memory, "aim": step_size, "next": step_size}
         searches, fresh = memory["searches"] + 1, 1 - self.smoothing
         average_slope = self.smoothing * memory["slope"] + fresh * slope

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from math import isfinite
+from math import isfinite, nan
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ._tensors import square_sum, to_floats
 from ._validation import check_range
-from .backtracking import Backtracking
+from .backtracking import Backtracking, SearchResult
 from .cadence import Cadence, EveryStep
 from .criterion import Armijo, Criterion
 from .direction import Direction
@@ -145,10 +145,14 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """Add a group. It takes part in the searches with the step size and memory that the other groups have."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        check_range("weight_decay", group["weight_decay"], low=0.0)
-        check_range("lr", float(group["lr"]), low=0.0)
-        if any(parameter.is_complex() for parameter in group["params"]):
-            raise TypeError(f"{type(self).__name__} does not support complex parameters.")
+        try:
+            check_range("weight_decay", group["weight_decay"], low=0.0)
+            check_range("lr", float(group["lr"]), low=0.0)
+            if any(parameter.is_complex() for parameter in group["params"]):
+                raise TypeError(f"{type(self).__name__} does not support complex parameters.")
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
         others = self.param_groups[:-1]
         group["line_search"] = others[0]["line_search"] if others else self._new_memory()
         group["step_size"] = float(group["lr"]) * group["line_search"]["step_size"]
@@ -172,21 +176,43 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             ValueError: the state is of another optimizer; nothing has been loaded then.
         """
         expected = self._new_memory()
+        if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= state_dict.keys():
+            raise ValueError(self._not_of_this_optimizer("it has no state and param_groups"))
         groups = [_with_all_counts(group, expected["counts"]) for group in state_dict["param_groups"]]
         for group in groups:
             missing = [key for key in _OWN_KEYS if key not in group]
             memory = group.get("line_search", {})
             if missing or _shape(memory) != _shape(expected):
                 reason = f"its groups have no {missing}" if missing else f"its search memory is {_shape(memory)}"
-                raise ValueError(
-                    f"This state dict is not one of {type(self).__name__}: {reason}. Load it into the optimizer that "
-                    f"saved it, or start this one afresh."
-                )
+                raise ValueError(self._not_of_this_optimizer(reason))
+        moments = self.direction.new_state(torch.empty(0)).keys()
+        saved = [state.keys() for state in state_dict["state"].values() if state]
+        began = any(group["line_search"]["counts"]["steps"] for group in groups)
+        if any(keys != moments for keys in saved) or (moments and began and not saved):
+            found = sorted(set().union(*saved)) or "none"
+            raise ValueError(self._not_of_this_optimizer(f"its moments are {found}, not {sorted(moments) or 'none'}"))
         super().load_state_dict({**state_dict, "param_groups": groups})
         self._report = self.last_search = self._unread = self._skips = None
         self.disarm()
         for parameter, state in self.state.items():
             state.update({name: value.to(parameter.device) for name, value in state.items()})
+
+    def _not_of_this_optimizer(self, reason: str) -> str:
+        return (
+            f"This state dict is not one of {type(self).__name__}: {reason}. Load it into the optimizer that saved it, "
+            "or start this one afresh."
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy consists of: state and rules, not the closure of a step under way nor an observer."""
+        self._read_skips()
+        return {
+            **super().__getstate__(),
+            **self.rules,
+            "search_fraction": self.search_fraction,
+            "last_search": self.last_search,
+            **dict.fromkeys(("_report", "_unread", "_skips", "_armed")),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the moments and of the search, as any torch optimizer does."""
@@ -335,6 +361,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             (group,), memory = move.groups, move.memory
             if searched.groups:
                 step_size = self.initial_step.propose(move.step_size, memory["initial_step"])
+                memory = {**memory, "cadence": self.cadence.waited(report.trials, memory["cadence"])}
             else:
                 step_size = self.initial_step.unsearched(move.step_size, memory["initial_step"])
                 memory = {
@@ -361,6 +388,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         random_state: RandomState | None,
     ) -> SearchReport:
         if not move.parameters:
+            self._charge(move, 0)
             return SearchReport("no_slope", move.groups[0]["step_size"])
         memory = move.memory
         proposed = self.initial_step.propose(move.step_size, memory["initial_step"])
@@ -377,6 +405,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             )
             path.confirm(bool(skipped))
             if skipped or not isfinite(slope):
+                self._charge(move, len(ahead))
                 return report
             line = self.criterion.line(start_loss, slope, memory["criterion"])
             descends = line.rate > 0
@@ -385,6 +414,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 (slope,), first_loss = to_floats(slope_of_steepest), []
                 line = self.criterion.line(start_loss, slope, memory["criterion"])
             if not line.rate > 0:
+                self._charge(move, len(ahead))
                 return replace(report, outcome="no_slope", slope=slope)
 
             start = self.initial_step.start(proposed, start_loss, slope, memory["initial_step"])
@@ -410,11 +440,18 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                     path.follow(self.direction.applied, result.step_size)
                 trials.take()
 
+        step_sizes = {
+            "accepted": result.step_size,
+            "exhausted": self.initial_step.exhausted(result.step_size, memory["initial_step"]),
+            "unresolvable": move.step_size,
+        }
+        trials_made = result.trials + len(ahead) - len(first_loss)
+        result = replace(result, step_size=step_sizes[result.outcome])
         memory = {
             **memory,
-            "step_size": move.step_size if result.outcome == "unresolvable" else result.step_size,
+            "step_size": result.step_size,
             "initial_step": self.initial_step.searched(start_loss, slope, result, memory["initial_step"]),
-            "cadence": self.cadence.searched(result, memory["cadence"]),
+            "cadence": self.cadence.searched(replace(result, trials=trials_made), memory["cadence"]),
         }
         if accepted:
             memory["criterion"] = self.criterion.accepted(start_loss, slope, result.loss, memory["criterion"])
@@ -422,7 +459,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         report = SearchReport(
             outcome=result.outcome,
             step_size=move.groups[0]["step_size"],
-            trials=result.trials + len(ahead) - len(first_loss),
+            trials=trials_made,
             backtracks=result.backtracks,
             loss=start_loss,
             slope=slope,
@@ -435,6 +472,11 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             expected_decrease=result.step_size * slope,
             criterion_ratio=line.ratio(result.step_size, result.loss),
         )
+
+    def _charge(self, move: _Move, trials: int) -> None:
+        """Let the cadence know of trials that have found nothing out."""
+        nothing = SearchResult(move.step_size, nan, trials, "unresolvable")
+        move.remember({**move.memory, "cadence": self.cadence.searched(nothing, move.memory["cadence"])})
 
     def _tries_ahead(self, memory: dict[str, Any]) -> bool:
         """Whether the first trial is worth a forward pass before loss and slope are read: not before it has a scale."""

@@ -35,7 +35,8 @@ class Joint:
 class Cyclic:
     """One layer after the other, after some steps of all together (PLASLS, arXiv 2403.18506).
 
-    The layer `k mod L` is searched on step k, while the other layers wait; they then take their own last step.
+    The layer `k mod L` is searched on step k after the joint steps, while the others wait, and then take their own last
+    step.
 
     Args:
         joint_steps: number of steps, from the start, that search one step size for all layers; at least 0.

@@ -16,7 +16,7 @@ from .sharding import ShardGroups, sum_over_shards
 
 Update: TypeAlias = Callable[[list[Tensor], list[State]], list[Tensor]]
 
-LONGEST_WITHOUT_COPY = 3e-3
+LONGEST_WITHOUT_COPY = 6.9e-3
 """How far an element may move and come back by addition; its rounding stays below 1e-6 over a thousand trials."""
 
 
@@ -50,11 +50,10 @@ class _Part:
 class Path:
     """The points `w - eta * u` for an update u, of which the parameters are one.
 
-    The parameters are moved in place, part by part, as a rule without a copy of them: a step back adds the numbers
-    that the step has subtracted, which gives w again but for elements that the step takes past a power of two, and
-    those to within a rounding. Copies are kept where that rounding could show or the numbers could be others by then:
-    in half precision, for moves above `LONGEST_WITHOUT_COPY`, along updates that depend on the gradient, and of
-    parameters that are not to move in the end.
+    The parameters are moved in place, part by part, as a rule without a copy of them: a step back adds what the step
+    has subtracted, which gives w again to within the rounding of the step. Copies are kept where that rounding could
+    show or the update could be another by then: in half precision, for moves above `LONGEST_WITHOUT_COPY`, along
+    updates that depend on the gradient, and of parameters that are not to move in the end.
 
     Args:
         direction: gives the updates, from gradients and states.

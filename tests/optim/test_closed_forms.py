@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from math import nan
 from typing import Any
 
 import pytest
@@ -223,6 +224,20 @@ def test_budget_bounds_the_trials_at_every_step(credit: float, rate: float, cred
     assert trials >= credit + rate * 200 - 3
 
 
+@pytest.mark.parametrize("name", ["adam_sls", "plasls", "sgd_sls"])
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_budget_holds_for_all_layers_together_and_whatever_the_loss_does(name: str, broken: bool) -> None:
+    model = Network()
+    groups = [{"params": [parameter]} for parameter in model.parameters()]
+    optimizer = create_optimizer(name, groups, search_rate=0.1, search_credit=8.0)
+    for step, closure in enumerate(model.closures(200)):
+        factor = nan if broken and step > 40 else 1.0
+        optimizer.step(lambda closure=closure, factor=factor: closure() * factor)
+    most = 20  # of one search
+    assert optimizer.counts["trials"] <= 8 + 0.1 * 200 + most
+    assert optimizer.counts["trials"] > 10
+
+
 @settings(max_examples=60, deadline=None)
 @given(curvature=curvatures, share=st.floats(0.1, 0.9), first=st.floats(1e-4, 1e4))
 def test_the_parabola_of_a_quadratic_is_the_quadratic(curvature: float, share: float, first: float) -> None:
@@ -321,8 +336,9 @@ def test_the_parabola_warms_up_and_changes_by_little() -> None:
     steep = SearchResult(0.4, 1.0 - 2.0 * 0.4 + 1e6 * 0.4**2, 1, "accepted")
     after_steep = rule.searched(1.0, 2.0, steep, memory)
     assert rule.unsearched(0.0, after_steep) == rule.unsearched(0.0, rule.skipped(after_steep)) == pytest.approx(0.2)
-    failed = SearchResult(0.01, 2.0, 20, "exhausted")
+    failed = SearchResult(rule.exhausted(0.01, memory), 2.0, 20, "exhausted")
     after_failure = rule.searched(1.0, 2.0, failed, memory)
     assert rule.propose(0.0, after_failure) == pytest.approx(0.5 * memory["next"])
     assert rule.propose(0.0, rule.skipped(after_failure)) == pytest.approx(0.5 * memory["next"])
-    assert rule.searched(1.0, 2.0, failed, rule.new_memory())["next"] == 0.01
+    assert rule.exhausted(0.01, rule.new_memory()) == 0.01
+    assert rule.searched(1.0, 2.0, SearchResult(0.2, 1.0, 0, "unresolvable"), memory) == memory

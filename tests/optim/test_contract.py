@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 import random
 import warnings
 from typing import Any
@@ -207,11 +208,36 @@ def test_a_loss_at_its_lower_bound_leaves_the_step_size_alone(name: str, setting
     parameter = nn.Parameter(torch.ones(1))
     optimizer = create_optimizer(name, [parameter], lower_bound=0.0, search_rate=float("inf"), **settings)
     optimizer.step(lambda: parameter.square().sum())
-    step_size, before = optimizer.param_groups[0]["step_size"], float(parameter.detach())
-    optimizer.step(lambda: (parameter - parameter.detach()).sum())
-    assert optimizer.last_report.outcome == "unresolvable"
-    assert optimizer.param_groups[0]["step_size"] == step_size
+    memory, before = optimizer.param_groups[0]["line_search"], float(parameter.detach())
+    for _ in range(3):
+        optimizer.step(lambda: (parameter - parameter.detach()).sum())
+        assert optimizer.last_report.outcome == "unresolvable"
+    after = optimizer.param_groups[0]["line_search"]
+    starts = [optimizer.initial_step.propose(m["step_size"], m["initial_step"]) for m in (memory, after)]
+    assert starts[0] == starts[1]
     assert float(parameter.detach()) == before
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_failed_search_reports_where_the_next_one_starts(name: str) -> None:
+    """But for the growth of the rule, and Polyak's step, which is a new one each time."""
+    model = Network()
+    optimizer = create_optimizer(name, model.parameters(), max_trials=2, search_rate=float("inf"))
+    closures = list(model.closures(12))
+    for closure in closures[:8]:
+        optimizer.step(closure)
+    while not optimizer.search_due:
+        optimizer.step(closures[8])
+    before = snapshot(model)
+    optimizer.step(lambda: closures[9]() + (0.0 if torch.is_grad_enabled() else 100.0))
+    assert optimizer.last_report.outcome == "exhausted"
+    assert same(model, before) or restored(model, before, optimizer)
+    reported = optimizer.last_report.step_size
+    assert reported == optimizer.param_groups[0]["step_size"]
+    memory = optimizer.param_groups[0]["line_search"]["initial_step"]
+    if not optimizer.initial_step.needs_slope:
+        growth = optimizer.initial_step.growth
+        assert reported <= optimizer.initial_step.propose(reported, memory) <= growth * reported * (1 + 1e-12)
 
 
 @every_member
@@ -350,6 +376,26 @@ def resume(through: str, model: nn.Module, old: LineSearchOptimizer, new: LineSe
         set_optimizer_state_dict(model, new, get_optimizer_state_dict(model, old))
 
 
+@every_member
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["copy", "pickle"]
+)
+def test_a_copy_goes_on_like_the_original(member: str, copied: Any) -> None:
+    model = Network(dropout=0.2)
+    optimizer = MEMBERS[member](model.parameters(), weight_decay=0.01)
+    for closure in model.closures(13):
+        optimizer.step(closure)
+    other_model, other = copied((model, optimizer))
+    for twin, of in ((model, optimizer), (other_model, other)):
+        torch.manual_seed(1)
+        for closure in twin.closures(7):
+            of.step(closure)
+    assert same(model, snapshot(other_model))
+    assert other.describe() == optimizer.describe()
+    assert other.counts == optimizer.counts
+    assert other.last_report == optimizer.last_report
+
+
 def test_a_state_of_before_a_count_was_kept_loads() -> None:
     model = Network()
     optimizer = MEMBERS["AdamSLS"](model.parameters())
@@ -373,6 +419,30 @@ def test_the_state_of_another_optimizer_is_refused(member: str) -> None:
     another = LineSearchOptimizer(model.parameters(), direction=Gradient(), cadence=Counting()).state_dict()
     with pytest.raises(ValueError, match="search memory"):
         optimizer.load_state_dict(another)
+    for nothing in ({"model": 1}, [1]):
+        with pytest.raises(ValueError, match="not one of .* no state and param_groups"):
+            optimizer.load_state_dict(nothing)
+
+
+@pytest.mark.parametrize(
+    ("saved", "loaded"),
+    [
+        ("AdamSLS", "AMSGradSLS"),
+        ("AMSGradSLS", "AdamSLS"),
+        ("AdagradSLS", "AdamSLS"),
+        ("AdamSLS", "SGDSLS"),
+        ("SGDSLS", "AdagradSLS"),
+    ],
+)
+def test_the_moments_of_another_direction_are_refused(saved: str, loaded: str) -> None:
+    """Their searches remember the same, their directions do not."""
+    model = Network()
+    optimizer, another = MEMBERS[saved](model.parameters()), MEMBERS[loaded](model.parameters())
+    another.load_state_dict(optimizer.state_dict())  # before the first step they are alike
+    for closure in model.closures(2):
+        optimizer.step(closure)
+    with pytest.raises(ValueError, match="not one of .*its moments are"):
+        MEMBERS[loaded](model.parameters()).load_state_dict(optimizer.state_dict())
 
 
 class Counting:
@@ -386,6 +456,9 @@ class Counting:
 
     def searched(self, result: Any, memory: dict[str, float]) -> dict[str, float]:
         return {"counting": memory["counting"] + 1}
+
+    def waited(self, trials: int, memory: dict[str, float]) -> dict[str, float]:
+        return memory
 
     def skipped(self, memory: dict[str, float]) -> dict[str, float]:
         return memory
@@ -421,6 +494,15 @@ def test_a_group_added_later_joins_the_search() -> None:
     assert optimizer.param_groups[0]["step_size"] == optimizer.param_groups[1]["step_size"]
 
 
+def test_a_group_that_is_refused_is_not_trained() -> None:
+    first, second = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = create_optimizer("adam_sls", [first])
+    for group in ({"params": [second], "weight_decay": -1.0}, {"params": [nn.Parameter(torch.ones(2) * 1j)]}):
+        with pytest.raises((TypeError, ValueError)):
+            optimizer.add_param_group(group)
+    assert len(optimizer.param_groups) == 1
+
+
 def test_two_optimizers_share_no_memory() -> None:
     model, other = Network(), Network()
     first, second = (create_optimizer("adam_sls", m.parameters()) for m in (model, other))
@@ -436,9 +518,12 @@ BAD: dict[str, tuple[str, dict[str, Any]]] = {
     "growth": ("adam_sls", {"growth": 0.9}),
     "shrink": ("adam_sls", {"shrink": 1.0}),
     "max_trials": ("adam_sls", {"max_trials": 0}),
-    "rate": ("adam_sls", {"search_rate": -1.0}),
-    "credit": ("sgd_sls", {"search_credit": -1.0}),
-    "credit_steps": ("adam_sls", {"search_credit_steps": 0}),
+    "search_rate": ("adam_sls", {"search_rate": float("nan")}),
+    "search_credit": ("ponos", {"search_credit": -1.0}),
+    "search_credit_steps": ("adam_sls", {"search_credit_steps": 0}),
+    "lower_bound": ("adam_sls", {"lower_bound": float("inf")}),
+    "interpolate": ("adam_sls", {"interpolate": "False"}),
+    "polyak_share": ("ponos", {"polyak_share": 0.0}),
     "search": ("adam_sls", {"search_direction": "newton"}),
     "betas[0]": ("adam_sls", {"betas": (1.0, 0.9)}),
     "betas": ("adam_sls", {"betas": (0.9,)}),

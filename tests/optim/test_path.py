@@ -195,10 +195,10 @@ class Countdown:
         return called
 
 
+@pytest.mark.parametrize("direction", [Adam(), Adagrad()], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_an_element_without_gradient_does_not_move_in_half_precision(dtype: torch.dtype) -> None:
-    """In fp16 the eps of 1e-8 would be zero."""
-    direction = Adam()
+def test_an_element_without_gradient_does_not_move_in_half_precision(direction: Direction, dtype: torch.dtype) -> None:
+    """In fp16 an eps of 1e-8 or 1e-10 would be zero."""
     parameter, gradient = torch.ones(4, dtype=dtype), torch.tensor([1e-2, 0, 0, 1e-2], dtype=dtype)
     states = [direction.new_state(parameter)]
     direction.accumulate([gradient], states)
@@ -211,9 +211,36 @@ def test_what_a_direction_says_of_itself_does_not_hold_for_its_subclasses() -> N
     class ByNorm(Adam):
         """An update that depends on the norm of the whole parameter."""
 
+        def applied(self, gradients: list[Tensor], states: list[Any]) -> list[Tensor]:
+            return [update / update.norm() for update in super().applied(gradients, states)]
+
+        def searched(self, gradients: list[Tensor], states: list[Any]) -> list[Tensor]:
+            return gradients
+
     assert Adam().elementwise
     assert not ByNorm().elementwise
     assert ByNorm().largest_update == float("inf")
+    assert not ByNorm().searches_applied
+    parameter = torch.ones(3)
+    direction = ByNorm()
+    direction.advance([parameter], [torch.ones(3)], [direction.new_state(parameter)], 0.5, 0.0, GO)
+    torch.testing.assert_close((parameter - 1).norm(), torch.tensor(0.5))
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.999), (0.9, 0.9), (0.5, 0.5)])
+def test_no_update_of_adam_exceeds_its_bound(betas: tuple[float, float]) -> None:
+    """Gradients that grow as the moments forget, after many without any, come close to it."""
+    direction = Adam(betas=betas)
+    parameter = torch.zeros(1, dtype=torch.float64)
+    for quiet_steps in (0, 10**6):
+        states, largest = [direction.new_state(parameter)], 0.0
+        states[0]["step"] += quiet_steps
+        for step in range(100):
+            gradient = torch.full_like(parameter, (betas[1] / max(betas[0], 0.01)) ** step)
+            direction.accumulate([gradient], states)
+            largest = max(largest, float(direction.applied([gradient], states)[0]))
+        assert largest <= direction.largest_update * (1 + 1e-6)
+    assert largest >= 0.98 * direction.largest_update
 
 
 def test_moments_that_are_laid_out_otherwise_do_not_meet_the_fused_kernel() -> None:
