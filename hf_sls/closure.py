@@ -71,7 +71,7 @@ class LossClosure:
         with masks.drawing() if self._keep_masks else nullcontext():
             loss = evaluate()
         self._micro_batches.append((replay or evaluate, random_state, masks))
-        self._losses.append(loss.detach())
+        self._losses.append(loss.detach().clone())
         self._loss = None
         return loss
 
@@ -125,7 +125,7 @@ class LossClosure:
             for replay, random_state, masks in self._micro_batches:
                 random_state.restore()
                 with masks.repeating() if self._keep_masks else nullcontext():
-                    losses.append(replay().detach())
+                    losses.append(replay().detach().clone())
         return self._total(losses)
 
     def _total(self, losses: list[Tensor]) -> Tensor:

@@ -22,7 +22,7 @@ _TEMPLATE = Path(__file__).parent / "model_card_template.md"
 _VERSIONS = "### Framework versions"
 _ROWS_OF_THE_CURVE = 6
 _NOT_OF_THE_RUN = re.compile(
-    "output_dir|hub_.*|push_to_hub.*|report_to|run_name|project|trackio_.*|logging_dir|log_level.*|log_on_.*|disable_tqdm"
+    "output_dir|.*_token|hub_.*|push_to_hub.*|report_to|run_name|project|trackio_.*|logging_dir|log_level.*|log_on_.*|disable_tqdm"
     "|resume_from_checkpoint|use_cpu|local_rank|accelerator_config|dataloader_pin_memory|debug|do_.*"
     "|include_num_input_tokens_seen"
 )
@@ -89,6 +89,8 @@ def arguments_snippet(trainer: Trainer) -> str:
         imports.setdefault(module, []).append(cls.__name__)
     settings = {"output_dir": Path(trainer.args.output_dir).name, **changed_settings(trainer.args)}
     lines = [f"from {module} import {', '.join(names)}" for module, names in imports.items() if module != "__main__"]
+    if "hf_sls" not in imports:
+        lines.insert(0, "import hf_sls")
     lines += ["", f"args = {type(trainer.args).__name__}("]
     lines += [f"    {name}={value!r}," for name, value in settings.items()]
     lines += [")", f"trainer = {type(trainer).__name__}(model=model, args=args, train_dataset=train_dataset)"]
@@ -103,7 +105,8 @@ def changed_settings(args: TrainingArguments) -> dict[str, Any]:
         default = field.default if field.default_factory is MISSING else field.default_factory()
         default = default.value if isinstance(default, Enum) else default
         value = values.get(field.name)
-        if field.init and (value or None) != (default or None) and not _NOT_OF_THE_RUN.fullmatch(field.name):
+        differs = value != default if isinstance(value, bool) else (value or None) != (default or None)
+        if field.init and differs and not _NOT_OF_THE_RUN.fullmatch(field.name):
             changed[field.name] = value
     optim = getattr(args.optim, "value", args.optim)
     return {"optim": str(optim), **changed}

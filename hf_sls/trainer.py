@@ -76,9 +76,12 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         self._recorded_inputs: list[Any] | None = None
         self._replayed_inputs: Iterator[Any] | None = None
         self._counts_at_last_log: dict[str, float] | None = None
+        self._own_callback: LineSearchCallback | None = None
+        self._share_of_rows = 1.0
         super().__init__(*args, **kwargs)
         if self._wants_line_search():
             self._check_line_search()
+            self._warn_of_learning_rate()
 
     def _line_search_callbacks(self) -> list[LineSearchCallback]:
         return [callback for callback in self.callback_handler.callbacks if isinstance(callback, LineSearchCallback)]
@@ -101,7 +104,8 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         if self.optimizer is not None:
             return self.line_search_optimizer is not None
         if getattr(self, "optimizer_cls_and_kwargs", None) is not None:
-            return issubclass(self.optimizer_cls_and_kwargs[0], LineSearchOptimizer)
+            cls = self.optimizer_cls_and_kwargs[0]
+            return isinstance(cls, type) and issubclass(cls, LineSearchOptimizer)
         return is_line_search(self.args.optim)
 
     @property
@@ -112,11 +116,6 @@ class LineSearchTrainerMixin(PushMixin, _Base):
     def _check_line_search(self) -> None:
         """Raise `ValueError` for what a line search cannot work with, before anything is trained."""
         check_arguments(self.args)
-        if is_line_search(self.args.optim) and self.args.learning_rate != _DEFAULT_LEARNING_RATE:
-            logger.warning(
-                f"learning_rate={self.args.learning_rate} is not used: a line search finds the step size itself. "
-                "lr_scheduler_type says which share of it is taken."
-            )
         parallelism = getattr(self.accelerator, "parallelism_config", None)
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
         refused = {
@@ -140,11 +139,35 @@ class LineSearchTrainerMixin(PushMixin, _Base):
                 getattr(self, "is_distributed_loading_by_transformers", False),
                 "trials would see stale unsharded parameters",
             ),
+            "sparse gradients": (
+                any(getattr(module, "sparse", False) for module in self.model.modules()),
+                "as with torch.optim.AdamW; use nn.Embedding(sparse=False)",
+            ),
             "Apex": (getattr(self, "use_apex", False), "its backward cannot be turned off for a trial"),
         }
         for feature, (present, reason) in refused.items():
             if present:
                 raise ValueError(f"A line search does not work with {feature}: {reason}.")
+
+    def _warn_of_learning_rate(self) -> None:
+        if is_line_search(self.args.optim) and self.args.learning_rate != _DEFAULT_LEARNING_RATE:
+            logger.warning(
+                f"learning_rate={self.args.learning_rate} is not used: a line search finds the step size itself. "
+                "lr_scheduler_type says which share of it is taken."
+            )
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        """Set the trial up, and say so where it searches over what has no effect."""
+        super()._hp_search_setup(trial)
+        if trial is not None and self._wants_line_search():
+            self._warn_of_learning_rate()
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """Create the schedule as the Trainer does; the optimizer is there now, whoever made it, and is checked."""
+        if self.line_search_optimizer is not None:
+            self._check_line_search()
+            self._add_own_callback()
+        return super().create_scheduler(*args, **kwargs)
 
     # ---- Checkpoints ----
 
@@ -163,7 +186,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         try:
             super()._load_optimizer_and_scheduler(checkpoint)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
             if self.line_search_optimizer is None or isinstance(error, _NOT_OF_THE_FILE):
                 raise
             raise ValueError(
@@ -176,17 +199,22 @@ class LineSearchTrainerMixin(PushMixin, _Base):
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Start afresh, as `train()` may be called again and `auto_find_batch_size` begins again after a failure."""
         self._closure = self._counts_at_last_log = None
-        own = LineSearchCallback() if self._wants_line_search() and not self._line_search_callbacks() else None
-        if own is not None:
-            self.add_callback(own)
-        for callback in self._line_search_callbacks():
-            callback.shown_beside = self.callback_handler.callbacks
+        if self._wants_line_search():
+            self._add_own_callback()
         try:
             return super()._inner_training_loop(*args, **kwargs)
         finally:
             self._closure = None
-            if own is not None:
-                self.remove_callback(own)
+            if self._own_callback is not None:
+                self.remove_callback(self._own_callback)
+                self._own_callback = None
+
+    def _add_own_callback(self) -> None:
+        if not self._line_search_callbacks():
+            self._own_callback = LineSearchCallback()
+            self.add_callback(self._own_callback)
+        for callback in self._line_search_callbacks():
+            callback.shown_beside = self.callback_handler.callbacks
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Run forward and backward as the Trainer does; with a line search also record them and arm the optimizer."""
@@ -203,6 +231,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         if self._counts_at_last_log is None:
             self._counts_at_last_log = optimizer.counts
         recorded: list[Any] = []
+        raw = copy.copy(inputs)
         fraction = optimizer.search_fraction
         accumulation_steps = self.current_gradient_accumulation_steps
 
@@ -212,13 +241,13 @@ class LineSearchTrainerMixin(PushMixin, _Base):
 
         def replay() -> Tensor:
             with self._replaying(recorded, accumulation_steps):
-                return step(model, copy.copy(inputs), *args, **kwargs)
+                return step(model, copy.copy(raw), *args, **kwargs)
 
         def replay_some_rows() -> Tensor:
-            some = [_some_rows(prepared, fraction) for prepared in recorded]
-            scaled = [fraction * x if isinstance(x, Tensor | int) else x for x in args]
+            some, (self._share_of_rows, *_) = zip(*(_some_rows(prepared, fraction) for prepared in recorded))
+            scaled = [self._share_of_rows * x if isinstance(x, Tensor | int) else x for x in args]
             with self._replaying(some, accumulation_steps):
-                return step(model, copy.copy(inputs), *scaled, **kwargs)
+                return step(model, copy.copy(raw), *scaled, **kwargs)
 
         loss = self._closure.record(evaluate, replay if fraction == 1 else replay_some_rows)
         if self.accelerator.sync_gradients:
@@ -236,7 +265,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         return prepared
 
     @contextmanager
-    def _replaying(self, recorded_inputs: list[Any], accumulation_steps: int) -> Iterator[None]:
+    def _replaying(self, recorded_inputs: Sequence[Any], accumulation_steps: int) -> Iterator[None]:
         """Replay a micro-batch: its inputs, its scaling, no backward, and no trace in what the trainer counts."""
         with ExitStack() as stack:
             for name in self._attributes_kept_in_trials:
@@ -296,7 +325,9 @@ class LineSearchTrainerMixin(PushMixin, _Base):
                     logs["criterion_ratio"] = since["criterion_ratio"] / since["accepted"]
                 self._counts_at_last_log = counts
             elif "train_loss" in logs:
-                logs["train_forward_passes_per_step"] = optimizer.forward_passes_per_step
+                extra = (optimizer.forward_passes_per_step - 1) / optimizer.search_fraction
+                share = self._share_of_rows if optimizer.search_fraction < 1 else 1
+                logs["train_forward_passes_per_step"] = 1 + share * extra
         super().log(logs, *args, **kwargs)
 
     # ---- The model card ----
@@ -347,8 +378,8 @@ def _step_size_of_each_layer(optimizer: LineSearchOptimizer) -> dict[str, float]
     }
 
 
-def _some_rows(inputs: Any, fraction: float) -> Any:
-    """Return the first rows of every tensor whose first dimension is the batch."""
+def _some_rows(inputs: Any, fraction: float) -> tuple[Any, float]:
+    """Return the first rows of every tensor whose first dimension is the batch, and the share of the rows they are."""
     tensors = [value for value in inputs.values() if isinstance(value, Tensor) and value.ndim]
     size = tensors[0].shape[0] if tensors else 0
     rows = math.ceil(fraction * size)
@@ -356,7 +387,7 @@ def _some_rows(inputs: Any, fraction: float) -> Any:
         key: value[:rows] if isinstance(value, Tensor) and value.ndim and value.shape[0] == size else value
         for key, value in inputs.items()
     }
-    return type(inputs)(kept)
+    return type(inputs)(kept), rows / size if size else 1.0
 
 
 @contextmanager

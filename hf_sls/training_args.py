@@ -6,6 +6,7 @@ Importing this module adds the names to `OptimizerNames`, so that every script t
 
 from __future__ import annotations
 
+import copy
 import inspect
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -17,6 +18,7 @@ from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from .optim import OPTIMIZERS, RECOMMENDED, LineSearchOptimizer, SearchSettings
+from .optim.registry import warn_of_settings_without_effect
 
 _SET_ELSEWHERE = ("return", "params", "betas", "search", "weight_decay")
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
@@ -44,8 +46,18 @@ class SLSTrainingArguments(TrainingArguments):
             check_arguments(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave `hub_token` out of a pickle: `training_args.bin` is pushed to the Hub."""
+        """Leave `hub_token` out of a pickle: `training_args.bin` is pushed to the Hub. A copy keeps it."""
         return {**vars(self), "hub_token": None}
+
+    def __copy__(self) -> SLSTrainingArguments:
+        copied = object.__new__(type(self))
+        copied.__dict__.update(vars(self))
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SLSTrainingArguments:
+        copied = object.__new__(type(self))
+        copied.__dict__.update(copy.deepcopy(vars(self), memo))
+        return copied
 
 
 def is_line_search(optim: str) -> bool:
@@ -68,6 +80,8 @@ def check_arguments(args: TrainingArguments) -> None:
     if is_line_search(args.optim):
         cls, kwargs = optimizer_class_and_kwargs(args)
         cls([torch.zeros(())], **kwargs)
+        name = str(getattr(args.optim, "value", args.optim))
+        warn_of_settings_without_effect(name, parse_optim_args(name, args.optim_args))
 
 
 def parse_optim_args(optim: str, text: str | None) -> dict[str, Any]:

@@ -33,10 +33,11 @@ def in_fresh_process(code: str) -> str:
     return result.stdout.strip()
 
 
+@pytest.mark.filterwarnings("ignore:c=.* has no effect")
 @pytest.mark.parametrize("cls", ALL)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_route_of_the_arguments(cls: Any, name: str, tmp_path: Path) -> None:
-    settings = {"output_dir": str(tmp_path), "optim": name, "optim_args": "c=0.3"}
+    settings = {"output_dir": str(tmp_path), "optim": name, "optim_args": "c=0.3", "hub_token": "secret"}
     args = cls(**settings)
     assert args.optim == name
     assert json.loads(args.to_json_string())["optim"] == name
@@ -44,14 +45,16 @@ def test_every_route_of_the_arguments(cls: Any, name: str, tmp_path: Path) -> No
     for again in (
         cls(**{**settings, "optim": args.to_dict()["optim"]}),
         dataclasses.replace(args),
+        copy.copy(args),
         copy.deepcopy(args),
         HfArgumentParser(cls).parse_dict(settings)[0],
         HfArgumentParser(cls).parse_args_into_dataclasses(
-            ["--output_dir", str(tmp_path), "--optim", name, "--optim_args", "c=0.3"]
+            ["--output_dir", str(tmp_path), "--optim", name, "--optim_args", "c=0.3", "--hub_token", "secret"]
         )[0],
     ):
         assert again.optim == name
         assert again.optim_args == "c=0.3"
+        assert again.hub_token == "secret"
     (tmp_path / "args.json").write_text(json.dumps(settings))
     assert HfArgumentParser(cls).parse_json_file(str(tmp_path / "args.json"))[0].optim == name
     assert args.set_optimizer(name=name).optim == name

@@ -39,14 +39,16 @@ def test_low_precision_is_as_near_to_fp32_as_with_adamw(precision: str, argument
         (SLSTrainer, TrainingArguments, {"optim": "adam_sls"}),
         (Trainer, TrainingArguments, {"optim": "adamw_torch_fused", "learning_rate": 1e-3}),
     ):
-        exact = trained(trainer_class, arguments_class, arguments, **settings)
-        rough = trained(trainer_class, arguments_class, arguments, **settings, **PRECISIONS[precision])
+        exact = trained(trainer_class, arguments_class, arguments, **settings, tf32=False)
+        rough = trained(
+            trainer_class, arguments_class, arguments, **settings, **{"tf32": False, **PRECISIONS[precision]}
+        )
         assert losses(rough)[-1] < losses(rough)[0]
         deviations.append(deviation(losses(exact), losses(rough)))
     assert deviations[0] <= 2 * deviations[1] + 1e-2
 
 
-@pytest.mark.parametrize("precision", [{}, *PRECISIONS.values()], ids=str)
+@pytest.mark.parametrize("precision", [{"tf32": False}, *PRECISIONS.values()], ids=str)
 def test_a_replay_gives_the_recorded_loss(precision: dict[str, Any], arguments: Any) -> None:
     pairs: list[tuple[float, float]] = []
 

@@ -173,7 +173,10 @@ class OwnTrainer(LineSearchTrainerMixin, Trainer):
 def test_the_snippet_names_the_classes_in_use(arguments: Any) -> None:
     args = arguments(Seq2SeqTrainingArguments, optim="sgd_sls")
     snippet = arguments_snippet(OwnTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows()))
-    assert "from tests.test_hub import OwnTrainer\nfrom transformers import Seq2SeqTrainingArguments\n" in snippet
+    assert (
+        "import hf_sls\nfrom tests.test_hub import OwnTrainer\nfrom transformers import Seq2SeqTrainingArguments\n"
+        in snippet
+    )
     assert "args = Seq2SeqTrainingArguments(\n    output_dir='run',\n    optim='sgd_sls'," in snippet
 
 

@@ -200,11 +200,12 @@ def test_clipping_does_not_falsify_the_slope(arguments: Any) -> None:
         (tiny_gpt2, language_rows, {"gradient_accumulation_steps": 2}),
     ],
 )
+@pytest.mark.parametrize(("part", "kept"), [(0.25, 1), (0.3, 2)])
 def test_a_part_of_a_batch_of_equal_rows_is_searched_like_the_whole(
-    model: Any, rows: Any, settings: dict[str, Any], arguments: Any
+    model: Any, rows: Any, settings: dict[str, Any], part: float, kept: int, arguments: Any
 ) -> None:
     runs = []
-    for fraction in (1.0, 0.25):
+    for fraction in (1.0, part):
         seen: list[int] = []
         args = arguments(max_steps=5, optim_args=f"search_rate=inf,search_fraction={fraction}", **settings)
         trainer = SLSTrainer(model=model(dropout=0.0), args=args, train_dataset=Rows([rows()[3]] * 40))
@@ -219,7 +220,9 @@ def test_a_part_of_a_batch_of_equal_rows_is_searched_like_the_whole(
     window = settings.get("gradient_accumulation_steps", 1)
     assert runs[0][3].count(4) == window * (5 + runs[0][2])
     assert runs[1][3].count(4) == window * 5
-    assert runs[1][3].count(1) == window * (5 + runs[1][2])
+    assert runs[1][3].count(kept) == window * (5 + runs[1][2])
+    reported = trainer.state.log_history[-1]["train_forward_passes_per_step"]
+    assert reported == pytest.approx(sum(runs[1][3]) / (4 * window * 5))
 
 
 def test_a_part_of_the_batch_leaves_the_random_stream_alone(arguments: Any) -> None:
@@ -302,6 +305,13 @@ def test_an_unused_learning_rate_is_mentioned(arguments: Any, caplog: pytest.Log
     assert "learning_rate=0.5 is not used" in caplog.text
 
 
+@pytest.mark.parametrize("settings", ["c=0.3", "max_interval=3", "warmup=3"])
+def test_settings_without_effect_are_mentioned(settings: str, arguments: Any) -> None:
+    optim = "adam_sls" if settings.startswith("c") else "adam_salsa"
+    with pytest.warns(UserWarning, match=f"{settings} has no effect on '{optim}'"):
+        arguments(optim=optim, optim_args=settings)
+
+
 def test_an_optimizer_instance_works_without_a_name(arguments: Any) -> None:
     model = tiny_bert()
     trainer = SLSTrainer(
@@ -323,6 +333,67 @@ def test_an_optimizer_class_works_without_a_name(arguments: Any) -> None:
     )
     trainer.train()
     assert trainer.line_search_optimizer.counts["searches"] == 4
+
+
+class OwnOptimizer(SLSTrainer):
+    """Makes its optimizer when training begins, whatever the arguments say."""
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        self.optimizer = self.optimizer or AdamSLS(self.model.parameters())
+        return self.optimizer
+
+
+def test_an_optimizer_that_comes_late_is_treated_like_any(arguments: Any) -> None:
+    seen: list[bool] = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            seen.append("LineSearchCallback" in trainer.callback_handler.callback_list)
+
+    args = arguments(TrainingArguments, optim="adamw_torch")
+    trainer = OwnOptimizer(model=tiny_bert(), args=args, train_dataset=classification_rows(), callbacks=[Watch()])
+    stock = list(trainer.callback_handler.callbacks)
+    trainer.train()
+    assert seen == [True, True, True]
+    assert trainer.callback_handler.callbacks == stock
+    trainer = OwnOptimizer(model=tiny_bert(), args=args, train_dataset=classification_rows())
+    trainer.is_deepspeed_enabled = True
+    with pytest.raises(ValueError, match="does not work with DeepSpeed"):
+        trainer.create_optimizer_and_scheduler(3)
+
+
+def test_a_factory_of_stock_optimizers_is_left_alone(arguments: Any) -> None:
+    def factory() -> Any:
+        return lambda model, **settings: torch.optim.SGD(model.parameters(), **settings)
+
+    trainer = SLSTrainer(
+        model=tiny_bert(),
+        args=arguments(TrainingArguments, optim="adamw_torch"),
+        train_dataset=classification_rows(),
+        optimizer_cls_and_kwargs=(factory, {"lr": 0.1}),
+    )
+    trainer.train()
+    assert trainer.line_search_optimizer is None
+    assert len(losses(trainer)) == 3
+
+
+class PopsItsInputs(Trainer):
+    """A Trainer that takes what is not for the model out of the batch, in place."""
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        weight = inputs.pop("weight").mean()
+        return weight * super().training_step(model, inputs, *args, **kwargs)
+
+
+def test_a_trainer_that_changes_its_inputs_is_replayed_with_the_whole_of_them(arguments: Any) -> None:
+    class Searched(LineSearchTrainerMixin, PopsItsInputs):
+        pass
+
+    rows = Rows([{**row, "weight": torch.tensor(1.0)} for row in classification_rows().rows])
+    args = arguments(remove_unused_columns=False, optim_args="search_rate=inf")
+    trainer = Searched(model=tiny_bert(), args=args, train_dataset=rows)
+    trainer.train()
+    assert trainer.line_search_optimizer.counts["accepted"] == 3
 
 
 def test_a_scheduler_instance_says_which_share_is_taken(arguments: Any) -> None:
@@ -463,6 +534,13 @@ def test_what_a_line_search_cannot_do_is_refused_with_the_reason(feature: str, a
         trainer._check_line_search()
 
 
+def test_sparse_gradients_are_refused_before_training(arguments: Any) -> None:
+    model = tiny_bert()
+    model.bert.embeddings.word_embeddings.sparse = True
+    with pytest.raises(ValueError, match="does not work with sparse gradients: .*sparse=False"):
+        SLSTrainer(model=model, args=arguments(), train_dataset=classification_rows())
+
+
 def test_compiled_models_are_compiled_once(arguments: Any) -> None:
     """One graph with gradients and one for the trials, whatever the number of steps."""
     torch._dynamo.reset()
@@ -478,6 +556,21 @@ def test_compiled_models_are_compiled_once(arguments: Any) -> None:
     trainer.train()
     assert trainer.line_search_optimizer.counts["trials"] >= 10
     assert graphs[1] == graphs[-1]
+
+
+def test_a_search_over_learning_rates_is_said_to_be_none(arguments: Any, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("optuna")
+    args = arguments(max_steps=2, eval_strategy="steps", eval_steps=2)
+    rows = classification_rows()
+    trainer = SLSTrainer(model_init=lambda trial: tiny_bert(), args=args, train_dataset=rows, eval_dataset=rows)
+    with caplog.at_level(logging.WARNING, "hf_sls"):
+        trainer.hyperparameter_search(
+            lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-3, 1e-2)},
+            backend="optuna",
+            n_trials=1,
+            compute_objective=lambda metrics: metrics["eval_loss"],
+        )
+    assert "is not used" in caplog.text
 
 
 def test_hyperparameters_of_the_search_are_searched(arguments: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from math import inf
 from typing import Any
 
 from .family import PLASLS, SGDSLS, AdagradSLS, AdamSLS, AMSGradSLS, PoNoS, SaLSa, SGDSaLSa
@@ -44,6 +45,8 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
 }
 """Where `optim=` departs from the published defaults of the class; docs/choosing.md has the evidence."""
 
+_USED_WITH = {"c": ("minimum_share", 0.0), "warmup": ("search_rate", inf), "max_interval": ("search_rate", inf)}
+
 
 def create_optimizer(name: str, params: Params, **settings: Any) -> LineSearchOptimizer:
     """Build the optimizer that `optim=name` stands for, with the recommended settings.
@@ -57,7 +60,7 @@ def create_optimizer(name: str, params: Params, **settings: Any) -> LineSearchOp
         ValueError: the name is unknown or a setting is out of range.
 
     Warns:
-        UserWarning: `c` is given and the steps of `minimum_share` do not use it.
+        UserWarning: a setting has no effect beside the others, `c` beside `minimum_share` for one.
 
     Example:
         >>> import torch
@@ -67,12 +70,19 @@ def create_optimizer(name: str, params: Params, **settings: Any) -> LineSearchOp
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"name={name!r} is not a line-search optimizer; the names are {', '.join(OPTIMIZERS)}.")
-    chosen = {**RECOMMENDED[name], **settings}
-    optimizer = OPTIMIZERS[name](params, **chosen)
-    if "c" in settings and chosen.get("minimum_share"):
-        warnings.warn(
-            f"c={settings['c']} has no effect on {name!r} beside minimum_share={chosen['minimum_share']}, which sets "
-            "the sufficient decrease; with minimum_share=0 it is used.",
-            stacklevel=2,
-        )
+    optimizer = OPTIMIZERS[name](params, **{**RECOMMENDED[name], **settings})
+    warn_of_settings_without_effect(name, settings)
     return optimizer
+
+
+def warn_of_settings_without_effect(name: str, settings: dict[str, Any]) -> None:
+    """Warn of each setting that another one, given or recommended, keeps `optim=name` from using."""
+    chosen = {**RECOMMENDED[name], **settings}
+    for setting in settings.keys() & _USED_WITH.keys():
+        other, needed = _USED_WITH[setting]
+        if chosen.get(other, needed) != needed:
+            warnings.warn(
+                f"{setting}={settings[setting]} has no effect on {name!r} beside {other}={chosen[other]}; with "
+                f"{other}={needed:g} it is used.",
+                stacklevel=3,
+            )
