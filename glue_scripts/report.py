@@ -29,6 +29,8 @@ from transformers import HfArgumentParser
 
 PUBLISHED = Path(__file__).parent / "published.json"
 BASELINE = "AdamW"
+_NAME = ["task", "size", "optimizer"]
+_CELL = [*_NAME, "seed"]
 _STYLES = [("black", "-"), ("tab:red", "--"), ("tab:blue", "-."), ("tab:green", ":"), ("tab:purple", (0, (5, 1)))]
 
 
@@ -65,8 +67,15 @@ def main() -> None:
 
 
 def table_of_runs(results: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return one row a run, with what the tables average."""
-    runs = pd.DataFrame(results).drop_duplicates(["task", "size", "optimizer", "seed"], keep="last")
+    """Return one row a run, with what the tables average; of an optimizer with several settings those run last."""
+    runs = pd.DataFrame(results)
+    rules = runs["rules"] if "rules" in runs else pd.Series(None, runs.index)
+    runs["kind"] = [
+        json.dumps([{**settings, "seed": None}, of_run if isinstance(of_run, str) else None], sort_keys=True)
+        for settings, of_run in zip(runs["settings"], rules)
+    ]
+    runs = runs.drop_duplicates([*_CELL, "kind"], keep="last")
+    runs = runs[runs["kind"] == runs.groupby(_NAME)["kind"].transform("last")]
     runs["best_score"] = runs["score_per_epoch"].map(max)
     runs["passes"] = runs["forward_passes"] / runs["backward_passes"]
     runs["seconds"] = runs["training_seconds"].where(~runs["resumed"])
@@ -148,10 +157,12 @@ def time_to_loss(runs: pd.DataFrame, targets: tuple[float, ...], decay: float) -
     """Return steps and time until the averaged training loss is at a target, as medians over tasks and seeds.
 
     The time is in units of the median whole run of AdamW on the same task. A run that never gets there counts as
-    infinitely long.
+    infinitely long. Optimizers that have not run on each task with each seed are left out.
     """
     is_baseline = runs["optimizer"].str.startswith(BASELINE)
     whole = runs[is_baseline].groupby(["size", "task"])["seconds"].median()
+    cells = runs.groupby("optimizer")["optimizer"].transform("size")
+    runs = runs[cells == cells.max()]
     reached = []
     for _, run in runs.iterrows():
         averaged = np.array(_smoothed(run["losses"], decay))
@@ -159,11 +170,19 @@ def time_to_loss(runs: pd.DataFrame, targets: tuple[float, ...], decay: float) -
         for target in targets:
             below = np.flatnonzero(averaged <= target)
             steps = below[0] + 1 if len(below) else np.inf
-            time = steps / len(averaged) * run["seconds"] / unit
+            time = _share_of_time(run, steps) * run["seconds"] / unit
             reached.append({"optimizer": run["optimizer"], "loss": target, "steps": steps, "time": time})
     medians = pd.DataFrame(reached).groupby(["optimizer", "loss"], sort=False).median().unstack("loss")
     medians.columns = [f"{what} to {target:g}" for what, target in medians.columns]
     return medians.sort_values(list(medians.columns))
+
+
+def _share_of_time(run: pd.Series, steps: float) -> float:
+    """Return the share of the time that went into the first steps; all took alike in runs that have not kept it."""
+    seconds = run.get("step_seconds")
+    if steps == np.inf or not isinstance(seconds, list) or None in seconds:
+        return steps / len(run["losses"])
+    return sum(seconds[: int(steps)]) / sum(seconds)
 
 
 def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
@@ -189,12 +208,15 @@ def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
             mean["score difference"] = comparison["score difference"].mean()
             comparison = pd.concat([comparison, pd.DataFrame([mean])], ignore_index=True)
             parts += [f"## `{name}` against the AdamW of least loss, picked for each task", _markdown(comparison)]
-    parts += [
-        "## Steps and time to a training loss",
-        f"Averaged with decay {args.smoothing:g}; medians over tasks and seeds, in units of AdamW's whole run.",
-        _markdown(time_to_loss(runs, (0.5, 0.2, 0.1), args.smoothing).reset_index()),
-    ]
+    for size, of_size in runs.groupby("size", sort=False):
+        reached = time_to_loss(of_size, (0.5, 0.2, 0.1), args.smoothing)
+        parts += [
+            f"## Steps and time to a training loss, {size}",
+            f"Averaged with decay {args.smoothing:g}; medians over tasks and seeds, in units of AdamW's whole run.",
+            _markdown(reached.replace(np.inf, "never").reset_index()),
+        ]
     published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    order = list(means.index) + [name for name in runs["optimizer"].unique() if name not in means.index]
     for (size, task), of_task in table.groupby(["size", "task"], sort=False):
         rows = of_task.droplevel(["size", "task"])
         of_runs = runs[(runs["task"] == task) & (runs["size"] == size)]
@@ -213,12 +235,15 @@ def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
                 "time": relative_seconds(of_task).to_numpy(),
             }
         )
-        for what in ("final_loss", "score"):
+        parts += [f"## {task}, {size}"]
+        found = False
+        for what in ("final_loss", "score", "best_epoch"):
             values = published[what].get(size, {}).get(task, {})
             if set(values) & set(rows.index):
                 shown[f"published {what.replace('_', ' ')}, BERT-base"] = [values.get(name) for name in rows.index]
-        parts += [f"## {task}, {size}", _markdown(shown.reset_index())]
-        names = [n for n in rows.index if not args.optimizers or n in args.optimizers][: len(_STYLES)]
+                found = True
+        parts += [_markdown(shown.reset_index()), *([f"Published: {published['source']}."] if found else [])]
+        names = args.optimizers or _in_the_picture(rows, order)
         for smoothing in dict.fromkeys((args.smoothing, 0.0)):
             stem = re.sub(r"[^\w.-]+", "_", f"{task}-{size}{'' if smoothing else '-raw'}")
             figure = curves(of_runs, names, smoothing)
@@ -228,6 +253,13 @@ def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
                 )
             parts.append(f"![{task}, {size}: loss, step size, score]({stem}.png)")
     return "\n\n".join(parts) + "\n"
+
+
+def _in_the_picture(rows: pd.DataFrame, order: list[str]) -> list[str]:
+    """Return our default, the AdamW of least loss, Adam as published, and the others by their loss over all tasks."""
+    baselines = rows[rows.index.str.startswith(BASELINE)]["final_loss"].dropna()
+    first = ["adam_sls", *([baselines.idxmin()] if len(baselines) else []), "Adam, cosine, 2e-5"]
+    return [name for name in dict.fromkeys([*first, *order]) if name in rows.index][: len(_STYLES)]
 
 
 def curves(runs: pd.DataFrame, names: list[str], smoothing: float) -> Figure:
@@ -254,14 +286,17 @@ def curves(runs: pd.DataFrame, names: list[str], smoothing: float) -> Figure:
 def _band(axis: Axes, curves: list[list[float]], first: int, line: dict[str, Any], log: bool = True) -> None:
     length = min(map(len, curves))
     values = np.array([curve[:length] for curve in curves], dtype=float)
-    mean = np.exp(np.nanmean(np.log(values), axis=0)) if log else values.mean(axis=0)
+    mean = np.exp(np.log(values).mean(axis=0)) if log else values.mean(axis=0)
     x = np.arange(first, first + length)
     axis.plot(x, mean, linewidth=1.4, **line)
     axis.fill_between(x, values.min(axis=0), values.max(axis=0), color=line["color"], alpha=0.15, linewidth=0)
 
 
 def _smoothed(values: list[float], decay: float) -> list[float]:
-    return list(pd.Series(values).ewm(alpha=1 - decay).mean()) if decay else values
+    """Return the average with a decay; after a loss that is NaN or infinite there is none."""
+    losses = pd.Series(values, dtype=float)
+    averaged = losses.ewm(alpha=1 - decay).mean() if decay else losses
+    return list(averaged.where(np.isfinite(losses).cummin()))
 
 
 def _markdown(table: pd.DataFrame) -> str:

@@ -4,8 +4,8 @@
     python glue_scripts/run_peer.py salsa run.json
 
 The peers are `prodigy` (prodigyopt), and `salsa` and `authors_adam_sls` (salsa-optimizer, the published research code),
-each with the settings that its authors recommend. Everything else is `run_glue.py`. The peers' state is in no
-checkpoint. Schedule-free AdamW needs no script of its own: `run_glue.py --optim schedule_free_adamw`.
+each with the settings that its authors recommend. Everything else is `run_glue.py`. The state of salsa-optimizer is in
+no checkpoint. Schedule-free AdamW needs no script of its own: `run_glue.py --optim schedule_free_adamw`.
 """
 
 from __future__ import annotations

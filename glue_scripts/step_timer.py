@@ -5,18 +5,22 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from transformers import TrainerCallback, TrainingArguments
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 class StepTimer(TrainerCallback):
     """Adds up the seconds inside the training steps: without evaluations, checkpoints, logs and the loading of data.
 
-    On a CPU these are seconds of its cores, the same whatever else they do meanwhile; on an accelerator, of the clock.
+    On a CPU these are seconds of its cores, the same whatever else they do meanwhile; on an accelerator, of the clock,
+    until the device has done the step, and so of a device that does nothing else. Each entry of the training log has
+    those since the entry before as `step_seconds`.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self._began = 0.0
+        self._logged = 0.0
 
     def on_step_begin(self, args: TrainingArguments, *_: Any, **kwargs: Any) -> None:
         self._began = _now(args)
@@ -24,6 +28,14 @@ class StepTimer(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, *_: Any, **kwargs: Any) -> None:
         self.seconds += _now(args) - self._began
 
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if "loss" in state.log_history[-1]:
+            state.log_history[-1]["step_seconds"] = self.seconds - self._logged
+            self._logged = self.seconds
+
 
 def _now(args: TrainingArguments) -> float:
-    return time.process_time() if args.device.type == "cpu" else time.perf_counter()
+    if args.device.type == "cpu":
+        return time.process_time()
+    torch.accelerator.synchronize()
+    return time.perf_counter()

@@ -6,6 +6,7 @@
 Ray schedules the runs, on this machine or on the cluster at `--address`. A run that dies goes on from its last
 checkpoint, a finished one is never repeated: start the same command again after a failure, or a second time to share
 the work. Every finished run is one line of `results.jsonl` in `output_dir`; `report.py` makes tables and figures of it.
+Times on a GPU mean something with one run on each, `--gpus_per_run 1`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import runpy
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -31,6 +33,8 @@ import datasets
 import ray
 import torch
 from filelock import FileLock, Timeout
+from rules import rules_of
+from run_peer import PEERS
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
@@ -39,6 +43,8 @@ from hf_sls import last_complete_checkpoint, mean_log_loss
 SCRIPTS = Path(__file__).parent
 RESULTS, LOG, TRAINED = "results.jsonl", "run.log", "trained.json"
 PACKAGES = ("torch", "transformers", "hf-sls")
+NOT_RESUMED = ("salsa", "authors_adam_sls")
+"""The peers whose state is in no checkpoint."""
 
 
 @dataclass
@@ -56,10 +62,10 @@ class SweepArguments:
     keep_models: bool = field(default=False, metadata={"help": "Whether to keep the trained models."})
 
     def __post_init__(self) -> None:
-        if self.cpus_per_run < 1 or self.gpus_per_run < 0 or self.retries < 0:
+        if self.cpus_per_run < 1 or not 0 <= self.gpus_per_run <= 1 or self.retries < 0:
             raise ValueError(
                 f"cpus_per_run={self.cpus_per_run}, gpus_per_run={self.gpus_per_run}, retries={self.retries}: at least "
-                "1, 0 and 0 are needed."
+                "1, a number in [0, 1] and at least 0 are needed."
             )
         if self.output_dir is None:
             self.output_dir = f"out-{Path(self.sweep).stem}"
@@ -78,6 +84,8 @@ class Run:
     seed: int
     settings: dict[str, Any]
     peer: str | None
+    rules: str | None = None
+    """What a line search consists of: with other recommended settings it is another run."""
 
     @property
     def label(self) -> str:
@@ -104,12 +112,21 @@ def read_sweep(path: str | Path) -> list[Run]:
     the names of `run_peer.py`), `seeds`.
 
     Raises:
-        ValueError: a key is missing or unknown, or is empty.
+        ValueError: a key is missing or unknown, or is empty; a peer is unknown, or the settings of a line search are.
     """
     sweep = json.loads(Path(path).read_text(encoding="utf-8"))
     keys = {"settings", "tasks", "sizes", "optimizers", "seeds"}
     if set(sweep) != keys or not all(sweep[key] for key in keys - {"settings"}):
         raise ValueError(f"{path} has the keys {sorted(sweep)}; {sorted(keys)} are needed, none but settings empty.")
+    peers = {arguments.get("peer") for arguments in sweep["optimizers"].values()} - {None}
+    if not peers <= PEERS.keys():
+        raise ValueError(f"{path} has the peers {sorted(peers)}; there are {', '.join(PEERS)}.")
+    rules = {
+        name: None
+        if "peer" in of_optimizer
+        else rules_of(of_optimizer.get("optim", "adam_sls"), of_optimizer.get("optim_args"))
+        for name, of_optimizer in sweep["optimizers"].items()
+    }
     return [
         Run(
             task=task,
@@ -118,6 +135,7 @@ def read_sweep(path: str | Path) -> list[Run]:
             seed=seed,
             settings={**sweep["settings"], **sweep["sizes"][size], **of_optimizer, "task_name": task, "seed": seed},
             peer=peer,
+            rules=rules[optimizer],
         )
         for seed in sweep["seeds"]
         for optimizer, (peer, of_optimizer) in {
@@ -140,6 +158,7 @@ def main() -> None:
     print(f"{len(wanted)} runs, {len(wanted) - len(waiting)} of them finished before.")
 
     ray.init(address=args.address or "local", include_dashboard=False, log_to_driver=False, configure_logging=False)
+    _check_resources(args)
     remote = ray.remote(
         num_cpus=args.cpus_per_run,
         num_gpus=args.gpus_per_run,
@@ -177,6 +196,19 @@ def main() -> None:
         raise SystemExit(f"{len(failed)} runs failed, see {LOG} in their directories: {', '.join(failed)}")
 
 
+def _check_resources(args: SweepArguments) -> None:
+    """Say so where the runs would wait for ever, or leave a GPU alone."""
+    has = ray.cluster_resources()
+    cores, gpus = has.get("CPU", 0), has.get("GPU", 0)
+    if args.address is None and (args.cpus_per_run > cores or args.gpus_per_run > gpus):
+        raise SystemExit(
+            f"cpus_per_run={args.cpus_per_run} and gpus_per_run={args.gpus_per_run} are not to be had here: there are "
+            f"{cores:g} cores and {gpus:g} GPUs."
+        )
+    if gpus and not args.gpus_per_run:
+        print("The runs do not use the GPU; --gpus_per_run 1 gives one to each.")
+
+
 def execute(run: Run, args: SweepArguments, output_dir: Path) -> dict[str, Any] | None:
     """Run `run_glue.py` in this process, from its last checkpoint if it has one; return the result.
 
@@ -211,7 +243,7 @@ def _train(run: Run, args: SweepArguments, directory: Path) -> dict[str, Any]:
         settings["data_dir"] = str(Path(args.data_root) / run.task)
     elif "data_dir" in settings:
         settings["data_dir"] = str(Path(args.sweep).parent / str(settings["data_dir"]))
-    checkpoint = last_complete_checkpoint(directory) if run.peer is None else None
+    checkpoint = last_complete_checkpoint(directory) if run.peer not in NOT_RESUMED else None
     if isinstance(checkpoint, str):
         settings["resume_from_checkpoint"] = checkpoint
     _write(directory / "arguments.json", settings)
@@ -222,8 +254,13 @@ def _train(run: Run, args: SweepArguments, directory: Path) -> dict[str, Any]:
     else:
         device = torch.cuda.get_device_name()
     started, cpu_started = time.time(), cpu_seconds()
-    with (directory / LOG).open("a", encoding="utf-8") as log, _as_script([*script, directory / "arguments.json"], log):
-        runpy.run_path(script[0], run_name="__main__")
+    with (directory / LOG).open("a", encoding="utf-8") as log:
+        try:
+            with _as_script([*script, directory / "arguments.json"], log):
+                runpy.run_path(script[0], run_name="__main__")
+        except (Exception, SystemExit) as error:
+            traceback.print_exc(file=log)
+            raise RuntimeError(f"{type(error).__name__}: {error}") from None
     return {
         "wall_seconds": time.time() - started,
         "cpu_seconds": cpu_seconds() - cpu_started,
@@ -276,6 +313,7 @@ def result_of(run: Run, directory: Path) -> dict[str, Any]:
         "score_per_epoch": [entry[f"eval_{headline}"] for entry in evaluations.values()],
         "losses": [entry["loss"] for entry in steps],
         "step_sizes": [entry["learning_rate"] for entry in steps],
+        "step_seconds": [entry.get("step_seconds") for entry in steps],
         "forward_passes": metrics.get("train_forward_passes_per_step", 1.0) * backward,
         "backward_passes": backward,
         "training_seconds": metrics["train_step_seconds"],

@@ -21,8 +21,10 @@ ray = pytest.importorskip("ray")
 
 from report import (
     ReportArguments,
+    _in_the_picture,
     as_page,
     by_optimizer,
+    curves,
     overall,
     report,
     table_of_runs,
@@ -80,6 +82,7 @@ def test_a_sweep_runs_once_and_is_reported(tmp_path: Path, model_dir: Path) -> N
         assert len(result["score_per_epoch"]) == 2
         assert result["final_loss"] == pytest.approx(result["losses"][-1], abs=1e-4)
         assert result["training_seconds"] > 0
+        assert result["training_seconds"] == pytest.approx(sum(result["step_seconds"]))
         assert result["settings"]["seed"] == 0
     assert not list((tmp_path / "out").rglob("*.safetensors"))
     assert len(pd.read_parquet(tmp_path / "out" / "results.parquet")) == 2
@@ -122,7 +125,7 @@ def test_a_killed_sweep_goes_on_and_two_share_the_work(tmp_path: Path, model_dir
 
 
 def test_a_run_that_dies_is_named_and_the_others_finish(tmp_path: Path, model_dir: Path) -> None:
-    broken = {"broken": {"optim": "adam_sls", "optim_args": "c=7"}}
+    broken = {"broken": {"optim": "adam_sls", "lr_scheduler_type": "downhill"}}
     sweep_file(tmp_path, model_dir, optimizers={**broken, "AdamW": {"optim": "adamw_torch"}}, seeds=[0])
     ended = subprocess.run(
         command(tmp_path, "--retries", "0"), env=environment(), capture_output=True, text=True, check=False
@@ -130,6 +133,10 @@ def test_a_run_that_dies_is_named_and_the_others_finish(tmp_path: Path, model_di
     assert ended.returncode == 1
     assert "1 runs failed" in ended.stderr
     assert "mrpc-tiny-broken-0" in ended.stderr
+    (log,) = (tmp_path / "out").glob("mrpc-tiny-broken-0-*/run.log")
+    assert "Traceback" in log.read_text()
+    assert "downhill" in log.read_text().splitlines()[-1]
+    assert "downhill" in ended.stdout
     assert [result["optimizer"] for result in read_results(tmp_path / "out")] == ["AdamW"]
 
 
@@ -144,6 +151,40 @@ def test_a_sweep_file_with_a_wrong_key_is_refused(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text(json.dumps({**content, "optimisers": {}}))
     with pytest.raises(ValueError, match="optimisers"):
         read_sweep(tmp_path / "sweep.json")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "problem"),
+    [
+        ({"peer": "lion"}, "'lion'.*prodigy, salsa"),
+        ({"optim": "adam_sls", "optim_args": "c=7"}, "c=7.0 is not allowed"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_does(optimizer: Any, problem: str, tmp_path: Path) -> None:
+    content = json.loads(SMOKE.read_text())
+    (tmp_path / "sweep.json").write_text(json.dumps({**content, "optimizers": {"wrong": optimizer}}))
+    with pytest.raises(ValueError, match=problem):
+        read_sweep(tmp_path / "sweep.json")
+
+
+def test_more_than_there_is_cannot_be_asked_for(tmp_path: Path, model_dir: Path) -> None:
+    with pytest.raises(ValueError, match=r"gpus_per_run=2\.0"):
+        SweepArguments(sweep="unused.json", gpus_per_run=2.0)
+    sweep_file(tmp_path, model_dir)
+    asked = command(tmp_path, "--cpus_per_run", "1000")
+    ended = subprocess.run(asked, env=environment(), capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "cpus_per_run=1000 and gpus_per_run=0.0 are not to be had here" in ended.stderr
+
+
+def test_with_other_rules_it_is_another_run() -> None:
+    """As when the settings recommended for an `optim` have changed since."""
+    run = read_sweep(SMOKE)[0]
+    assert "ParabolaMinimum" in run.rules
+    assert find_result(run, [{**run.identity, "final_loss": 0.1}]) is not None
+    assert (
+        find_result(run, [{**run.identity, "rules": run.rules.replace("share=", "share=1"), "final_loss": 0.1}]) is None
+    )
 
 
 def test_a_cut_off_line_is_no_result(tmp_path: Path) -> None:
@@ -230,12 +271,44 @@ def test_the_tables_are_the_means(tmp_path: Path) -> None:
     assert text.count("![") == as_page(text, tmp_path).count("data:image/png;base64") == 2
 
 
+def test_runs_of_other_settings_are_not_mixed_in() -> None:
+    results = [
+        made_up("adam_sls", 0, "mrpc", 0.3, 0.7, settings={"num_train_epochs": 3, "seed": 0}),
+        made_up("adam_sls", 1, "mrpc", 0.3, 0.7, rules="before"),
+        made_up("adam_sls", 0, "mrpc", 0.04, 0.7, settings={"seed": 0}),
+        made_up("adam_sls", 2, "mrpc", 0.01, 0.7, settings={"seed": 2}),
+    ]
+    table = by_optimizer(table_of_runs(results))
+    assert table["seeds"].tolist() == [2]
+    assert table["highest_loss"].tolist() == [0.04]
+
+
+def test_after_a_loss_that_is_not_finite_no_line_is_drawn() -> None:
+    runs = [made_up("AdamW", seed, "mrpc", 0.5, 0.7, losses=[1.0, 0.5, 0.4, 0.3][: 4 - seed]) for seed in (0, 1)]
+    runs[1]["losses"] += [float("nan")]
+    for smoothing in (0.0, 0.9):
+        drawn = curves(table_of_runs(runs), ["AdamW"], smoothing).axes[0].lines[0].get_ydata()
+        assert np.isfinite(drawn).tolist() == [True, True, True, False]
+
+
+def test_the_best_adamw_is_in_the_picture() -> None:
+    names = ["a", "b", "adam_sls", "c", "d", "e", "AdamW 1e-4", "AdamW 1e-3", "Adam, cosine, 2e-5"]
+    runs = table_of_runs([made_up(name, 0, "mrpc", 0.1 - 0.01 * i, 0.7) for i, name in enumerate(names)])
+    rows = by_optimizer(runs).droplevel(["size", "task"])
+    assert _in_the_picture(rows, names) == ["adam_sls", "AdamW 1e-3", "Adam, cosine, 2e-5", "a", "b"]
+
+
 def test_the_time_to_a_loss_is_that_of_the_first_step_below_it() -> None:
     falling = {"losses": [1.0, 0.4, 0.3, 0.05]}
     runs = table_of_runs(
         [
             made_up("AdamW", 0, "mrpc", 0.05, 0.7, **falling),
             made_up("adam_sls", 0, "mrpc", 0.05, 0.7, losses=[1.0, 0.6, 0.55, 0.45]),
+            made_up("sgd_sls", 0, "mrpc", 0.05, 0.7, losses=[1.0, 0.4, 0.3, 0.2], step_seconds=[4.0, 4.0, 2.0, 2.0]),
+            made_up("AdamW", 1, "mrpc", 0.05, 0.7, **falling),
+            made_up("adam_sls", 1, "mrpc", 0.05, 0.7, losses=[1.0, 0.6, 0.55, 0.45]),
+            made_up("sgd_sls", 1, "mrpc", 0.05, 0.7, losses=[1.0, 0.4, 0.3, 0.2], step_seconds=[4.0, 4.0, 2.0, 2.0]),
+            made_up("half done", 0, "mrpc", 0.05, 0.7, losses=[0.1, 0.1, 0.1, 0.1]),
         ]
     )
     reached = time_to_loss(runs, (0.5, 0.1), decay=0.0)
@@ -244,3 +317,5 @@ def test_the_time_to_a_loss_is_that_of_the_first_step_below_it() -> None:
     assert reached.loc["AdamW", "steps to 0.1"] == 4
     assert reached.loc["adam_sls", "time to 0.5"] == pytest.approx(1.2)
     assert reached.loc["adam_sls", "time to 0.1"] == float("inf")
+    assert reached.loc["sgd_sls", "time to 0.5"] == pytest.approx(8 / 10)
+    assert "half done" not in reached.index

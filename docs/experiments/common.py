@@ -22,6 +22,7 @@ from hf_sls import SLSTrainer, SLSTrainingArguments
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "glue_scripts"))
 
+from rules import rules_of
 from step_timer import StepTimer
 
 RESULTS = Path(__file__).parents[1] / "results" / "experiments.jsonl"
@@ -90,7 +91,11 @@ def run(
         "eval_samples": len(eval_dataset),  # type: ignore[arg-type]
         **training_settings(args),
     }
-    if any((line["task"], line["settings"]) == (task, settings) for line in read_results(args.results_file)):
+    rules = rules_of(settings["optim"], settings["optim_args"])
+    if any(
+        (line["task"], line["settings"]) == (task, settings) and rules in (None, line["optimizer"])
+        for line in read_results(args.results_file)
+    ):
         print(f"{task}, {settings['optim']}, seed {args.seed}: finished before, in {args.results_file}")
         return
     set_seed(args.seed)
@@ -109,6 +114,8 @@ def run(
     record = {"task": task, "settings": settings, **measured(trainer), "train_seconds": round(timer.seconds, 2)}
     path = Path(args.results_file)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not trainer.is_world_process_zero():
+        return
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
     print(f"{task}, {settings['optim']}, seed {args.seed}: loss {final_loss(record):.4g}, added to {path}")

@@ -26,14 +26,14 @@ class Line:
     where: Mapping[str, Any]
 
     def select(self, records: Sequence[Record]) -> list[Record]:
-        """Return the runs, in the order of their seeds."""
-        chosen = [
-            record
+        """Return the runs, in the order of their seeds; of those that were made again, the last."""
+        chosen = {
+            json.dumps(record["settings"], sort_keys=True): record
             for record in records
             if record["task"] == self.task
             and all(record["settings"].get(name) == value for name, value in self.where.items())
-        ]
-        return sorted(chosen, key=lambda record: record["settings"]["seed"])
+        }
+        return sorted(chosen.values(), key=lambda record: record["settings"]["seed"])
 
 
 @dataclass(frozen=True)
