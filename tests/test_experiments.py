@@ -28,6 +28,7 @@ import mnist
 import pages
 import tables
 import vision
+from rules import rules_of
 
 from .glue import glue_dir
 
@@ -325,6 +326,16 @@ def test_each_page_is_up_to_date(page: Any, tmp_path: Path) -> None:
     figure = tmp_path / f"{page.name}.png"
     assert pages.with_results(page, text, records, figure) == text
     assert Image.open(figure).text["Description"] == Image.open(EXPERIMENTS / figure.name).text["Description"]
+
+
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.name)
+def test_the_results_of_a_page_are_those_of_the_present_rules(page: Any) -> None:
+    """After a change of recommended settings the commands of the page run anew what it changes."""
+    records = common.read_results(common.RESULTS)
+    for line in page.lines:
+        for record in line.select(records):
+            rules = rules_of(record["settings"]["optim"], record["settings"]["optim_args"])
+            assert rules in (None, record["optimizer"]), line.label
 
 
 def test_a_page_without_markers_is_refused(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class Line:
     def select(self, records: Sequence[Record]) -> list[Record]:
         """Return the runs, in the order of their seeds; of those that were made again, the last."""
         chosen = {
-            json.dumps(record["settings"], sort_keys=True): record
+            frozenset(record["settings"].items()): record
             for record in records
             if record["task"] == self.task
             and all(record["settings"].get(name) == value for name, value in self.where.items())
