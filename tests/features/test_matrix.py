@@ -68,8 +68,9 @@ def test_a_run_takes_the_steps_of_one_process(names: Names, tmp_path_factory: py
         return found
 
     expected, found = result(reference(names)), result(compared(names))
-    tolerance = 1e-5 if all(FEATURES[name].precise for name in names) else 3e-2
+    rough = any(FEATURES[name].rough for name in names)
+    tolerance = 6e-2 if rough else 1e-5 if all(FEATURES[name].precise for name in names) else 3e-2
     assert found["losses"] == pytest.approx(expected["losses"], rel=tolerance)
-    if not any(FEATURES[name].rough for name in names):
+    if not rough:
         assert found["step_sizes"] == pytest.approx(expected["step_sizes"], rel=tolerance)
         assert found["counts"]["trials"] == expected["counts"]["trials"] >= 4
