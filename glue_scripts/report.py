@@ -213,7 +213,7 @@ def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
         parts += [
             f"## Steps and time to a training loss, {size}",
             f"Averaged with decay {args.smoothing:g}; medians over tasks and seeds, in units of AdamW's whole run.",
-            _markdown(reached.replace(np.inf, "never").reset_index()),
+            _markdown(reached.map(lambda x: "never" if x == np.inf else f"{x:.3f}" if x == x else None).reset_index()),
         ]
     published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     order = list(means.index) + [name for name in runs["optimizer"].unique() if name not in means.index]
@@ -243,7 +243,7 @@ def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
                 shown[f"published {what.replace('_', ' ')}, BERT-base"] = [values.get(name) for name in rows.index]
                 found = True
         parts += [_markdown(shown.reset_index()), *([f"Published: {published['source']}."] if found else [])]
-        names = args.optimizers or _in_the_picture(rows, order)
+        names = [name for name in args.optimizers if name in rows.index] or _in_the_picture(rows, order)
         for smoothing in dict.fromkeys((args.smoothing, 0.0)):
             stem = re.sub(r"[^\w.-]+", "_", f"{task}-{size}{'' if smoothing else '-raw'}")
             figure = curves(of_runs, names, smoothing)

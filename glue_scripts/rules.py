@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from hf_sls import SLSTrainer, SLSTrainingArguments
-from hf_sls.optim import OPTIMIZERS
+from hf_sls.optim import OPTIMIZERS, create_optimizer
+from hf_sls.training_args import parse_optim_args
 
 
 def rules_of(optim: str, optim_args: str | None = None) -> str | None:
@@ -15,6 +15,4 @@ def rules_of(optim: str, optim_args: str | None = None) -> str | None:
     """
     if optim not in OPTIMIZERS:
         return None
-    args = SLSTrainingArguments(output_dir="unused", use_cpu=True, optim=optim, optim_args=optim_args)
-    optimizer_class, settings = SLSTrainer.get_optimizer_cls_and_kwargs(args)
-    return str(optimizer_class([torch.zeros(())], **settings).describe())
+    return create_optimizer(optim, [torch.zeros(())], **parse_optim_args(optim, optim_args)).describe()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -95,7 +96,8 @@ class Run:
     @property
     def name(self) -> str:
         """The name of its directory, another one for other settings."""
-        digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+        identity = {key: value for key, value in self.identity.items() if (key, value) != ("rules", None)}
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         return f"{re.sub(r'[^-.0-9A-Za-z]+', '_', self.label)}-{digest[:6]}"
 
     @property
@@ -121,30 +123,15 @@ def read_sweep(path: str | Path) -> list[Run]:
     peers = {arguments.get("peer") for arguments in sweep["optimizers"].values()} - {None}
     if not peers <= PEERS.keys():
         raise ValueError(f"{path} has the peers {sorted(peers)}; there are {', '.join(PEERS)}.")
-    rules = {
-        name: None
-        if "peer" in of_optimizer
-        else rules_of(of_optimizer.get("optim", "adam_sls"), of_optimizer.get("optim_args"))
-        for name, of_optimizer in sweep["optimizers"].items()
-    }
-    return [
-        Run(
-            task=task,
-            size=size,
-            optimizer=optimizer,
-            seed=seed,
-            settings={**sweep["settings"], **sweep["sizes"][size], **of_optimizer, "task_name": task, "seed": seed},
-            peer=peer,
-            rules=rules[optimizer],
-        )
-        for seed in sweep["seeds"]
-        for optimizer, (peer, of_optimizer) in {
-            name: (arguments.get("peer"), {key: value for key, value in arguments.items() if key != "peer"})
-            for name, arguments in sweep["optimizers"].items()
-        }.items()
-        for size in sweep["sizes"]
-        for task in sweep["tasks"]
-    ]
+    runs = []
+    for seed, (optimizer, of_optimizer), (size, of_size), task in itertools.product(
+        sweep["seeds"], sweep["optimizers"].items(), sweep["sizes"].items(), sweep["tasks"]
+    ):
+        settings = {**sweep["settings"], **of_size, **of_optimizer, "task_name": task, "seed": seed}
+        peer = settings.pop("peer", None)
+        rules = None if peer else rules_of(settings.get("optim", "adam_sls"), settings.get("optim_args"))
+        runs.append(Run(task, size, optimizer, seed, settings, peer, rules))
+    return runs
 
 
 def main() -> None:
@@ -364,9 +351,11 @@ def to_parquet(output_dir: Path) -> None:
     """Write the results as `results.parquet` too, with nested settings as JSON."""
     nested = ("settings", "scores", "versions")
     with FileLock(output_dir / "lock"):
+        results = read_results(output_dir)
+        columns = dict.fromkeys(key for result in results for key in result)
         rows = [
-            {key: json.dumps(value) if key in nested else value for key, value in result.items()}
-            for result in read_results(output_dir)
+            {key: json.dumps(result.get(key)) if key in nested else result.get(key) for key in columns}
+            for result in results
         ]
         if rows:
             temporary = output_dir / "results.part"

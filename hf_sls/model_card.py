@@ -21,8 +21,10 @@ from .runs import Run
 _TEMPLATE = Path(__file__).parent / "model_card_template.md"
 _VERSIONS = "### Framework versions"
 _ROWS_OF_THE_CURVE = 6
+_PRECISIONS = ("bf16", "fp16")
+"""In TRL they are None for default, which is bf16 where there is any; elsewhere None and False mean the same."""
 _NOT_OF_THE_RUN = re.compile(
-    "output_dir|.*_token|hub_.*|push_to_hub.*|report_to|run_name|project|trackio_.*|logging_dir|log_level.*|log_on_.*|disable_tqdm"
+    "output_dir|hub_.*|push_to_hub.*|report_to|run_name|project|trackio_.*|logging_dir|log_level.*|log_on_.*|disable_tqdm"
     "|resume_from_checkpoint|use_cpu|local_rank|accelerator_config|dataloader_pin_memory|debug|do_.*"
     "|include_num_input_tokens_seen"
 )
@@ -104,8 +106,9 @@ def changed_settings(args: TrainingArguments) -> dict[str, Any]:
     for field in fields(args):
         default = field.default if field.default_factory is MISSING else field.default_factory()
         default = default.value if isinstance(default, Enum) else default
-        value = values.get(field.name)
-        differs = value != default if isinstance(value, bool) else (value or None) != (default or None)
+        value = getattr(args, field.name) if field.name.endswith("_token") else values.get(field.name)
+        exact = isinstance(default, bool) or field.name in _PRECISIONS
+        differs = value != default if exact else (value or None) != (default or None)
         if field.init and differs and not _NOT_OF_THE_RUN.fullmatch(field.name):
             changed[field.name] = value
     optim = getattr(args.optim, "value", args.optim)

@@ -30,7 +30,13 @@ from .closure import LossClosure
 from .hub import PushMixin
 from .model_card import complete_card
 from .optim import PLASLS, Joint, LineSearchOptimizer, layer_groups
-from .training_args import check_arguments, is_line_search, optimizer_class_and_kwargs
+from .training_args import (
+    SLSTrainingArguments,
+    check_arguments,
+    is_line_search,
+    optimizer_class_and_kwargs,
+    warn_of_arguments_without_effect,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -77,11 +83,13 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         self._replayed_inputs: Iterator[Any] | None = None
         self._counts_at_last_log: dict[str, float] | None = None
         self._own_callback: LineSearchCallback | None = None
-        self._share_of_rows = 1.0
+        self._evaluated_rows = self._offered_rows = 0
         super().__init__(*args, **kwargs)
         if self._wants_line_search():
             self._check_line_search()
             self._warn_of_learning_rate()
+            if not isinstance(self.args, SLSTrainingArguments):
+                warn_of_arguments_without_effect(self.args)
 
     def _line_search_callbacks(self) -> list[LineSearchCallback]:
         return [callback for callback in self.callback_handler.callbacks if isinstance(callback, LineSearchCallback)]
@@ -140,7 +148,10 @@ class LineSearchTrainerMixin(PushMixin, _Base):
                 "trials would see stale unsharded parameters",
             ),
             "sparse gradients": (
-                any(getattr(module, "sparse", False) for module in self.model.modules()),
+                any(
+                    isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse and module.weight.requires_grad
+                    for module in self.model.modules()
+                ),
                 "as with torch.optim.AdamW; use nn.Embedding(sparse=False)",
             ),
             "Apex": (getattr(self, "use_apex", False), "its backward cannot be turned off for a trial"),
@@ -158,15 +169,17 @@ class LineSearchTrainerMixin(PushMixin, _Base):
 
     def _hp_search_setup(self, trial: Any) -> None:
         """Set the trial up, and say so where it searches over what has no effect."""
+        before = self.args.learning_rate
         super()._hp_search_setup(trial)
-        if trial is not None and self._wants_line_search():
+        if self.args.learning_rate != before and self._wants_line_search():
             self._warn_of_learning_rate()
 
     def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
         """Create the schedule as the Trainer does; the optimizer is there now, whoever made it, and is checked."""
         if self.line_search_optimizer is not None:
             self._check_line_search()
-            self._add_own_callback()
+            if self.is_in_train:
+                self._add_own_callback()
         return super().create_scheduler(*args, **kwargs)
 
     # ---- Checkpoints ----
@@ -244,9 +257,14 @@ class LineSearchTrainerMixin(PushMixin, _Base):
                 return step(model, copy.copy(raw), *args, **kwargs)
 
         def replay_some_rows() -> Tensor:
-            some, (self._share_of_rows, *_) = zip(*(_some_rows(prepared, fraction) for prepared in recorded))
-            scaled = [self._share_of_rows * x if isinstance(x, Tensor | int) else x for x in args]
-            with self._replaying(some, accumulation_steps):
+            cut = [_some_rows(prepared, fraction) for prepared in recorded]
+            kept, offered = sum(rows for _, rows, _ in cut), sum(size for _, _, size in cut)
+            self._evaluated_rows += kept
+            self._offered_rows += offered
+            if offered:
+                optimizer.evaluated_fraction = self._evaluated_rows / self._offered_rows
+            scaled = [kept / offered * x if offered and isinstance(x, Tensor | int) else x for x in args]
+            with self._replaying([inputs for inputs, _, _ in cut], accumulation_steps):
                 return step(model, copy.copy(raw), *scaled, **kwargs)
 
         loss = self._closure.record(evaluate, replay if fraction == 1 else replay_some_rows)
@@ -325,9 +343,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
                     logs["criterion_ratio"] = since["criterion_ratio"] / since["accepted"]
                 self._counts_at_last_log = counts
             elif "train_loss" in logs:
-                extra = (optimizer.forward_passes_per_step - 1) / optimizer.search_fraction
-                share = self._share_of_rows if optimizer.search_fraction < 1 else 1
-                logs["train_forward_passes_per_step"] = 1 + share * extra
+                logs["train_forward_passes_per_step"] = optimizer.forward_passes_per_step
         super().log(logs, *args, **kwargs)
 
     # ---- The model card ----
@@ -378,8 +394,8 @@ def _step_size_of_each_layer(optimizer: LineSearchOptimizer) -> dict[str, float]
     }
 
 
-def _some_rows(inputs: Any, fraction: float) -> tuple[Any, float]:
-    """Return the first rows of every tensor whose first dimension is the batch, and the share of the rows they are."""
+def _some_rows(inputs: Any, fraction: float) -> tuple[Any, int, int]:
+    """Return the first rows of every tensor whose first dimension is the batch, how many they are, and of how many."""
     tensors = [value for value in inputs.values() if isinstance(value, Tensor) and value.ndim]
     size = tensors[0].shape[0] if tensors else 0
     rows = math.ceil(fraction * size)
@@ -387,7 +403,7 @@ def _some_rows(inputs: Any, fraction: float) -> tuple[Any, float]:
         key: value[:rows] if isinstance(value, Tensor) and value.ndim and value.shape[0] == size else value
         for key, value in inputs.items()
     }
-    return type(inputs)(kept), rows / size if size else 1.0
+    return type(inputs)(kept), rows, size
 
 
 @contextmanager

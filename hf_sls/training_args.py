@@ -44,6 +44,7 @@ class SLSTrainingArguments(TrainingArguments):
         super().__post_init__()
         if is_line_search(self.optim):
             check_arguments(self)
+            warn_of_arguments_without_effect(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave `hub_token` out of a pickle: `training_args.bin` is pushed to the Hub. A copy keeps it."""
@@ -80,6 +81,11 @@ def check_arguments(args: TrainingArguments) -> None:
     if is_line_search(args.optim):
         cls, kwargs = optimizer_class_and_kwargs(args)
         cls([torch.zeros(())], **kwargs)
+
+
+def warn_of_arguments_without_effect(args: TrainingArguments) -> None:
+    """Warn of `optim_args` that the line search does not use."""
+    if is_line_search(args.optim):
         name = str(getattr(args.optim, "value", args.optim))
         warn_of_settings_without_effect(name, parse_optim_args(name, args.optim_args))
 

@@ -28,8 +28,8 @@ from transformers import (
     Trainer,
 )
 
-from hf_sls import HubError, LineSearchTrainerMixin, SLSTrainer
-from hf_sls.model_card import arguments_snippet
+from hf_sls import HubError, LineSearchTrainerMixin, SLSTrainer, SLSTrainingArguments
+from hf_sls.model_card import arguments_snippet, changed_settings
 
 from .conftest import classification_rows, losses, tiny_bert
 from .glue import SCRIPTS, glue_dir
@@ -178,6 +178,16 @@ def test_the_snippet_names_the_classes_in_use(arguments: Any) -> None:
         in snippet
     )
     assert "args = Seq2SeqTrainingArguments(\n    output_dir='run',\n    optim='sgd_sls'," in snippet
+
+
+def test_the_snippet_has_what_differs_from_the_defaults_only(tmp_path: Path) -> None:
+    assert changed_settings(SLSTrainingArguments(output_dir=str(tmp_path), use_cpu=True)) == {"optim": "adam_sls"}
+    trl = pytest.importorskip("trl")
+    args = trl.SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, eos_token="<end>", hub_token="secret")
+    changed = changed_settings(args)
+    assert (changed["bf16"], changed["eos_token"]) == (False, "<end>")
+    assert "secret" not in changed.values()
+    assert "pad_token" not in changed
 
 
 def test_without_matplotlib_only_the_picture_is_missing(

@@ -271,6 +271,16 @@ def test_the_tables_are_the_means(tmp_path: Path) -> None:
     assert text.count("![") == as_page(text, tmp_path).count("data:image/png;base64") == 2
 
 
+def test_a_loss_that_is_never_reached_is_said_to_be(tmp_path: Path) -> None:
+    results = [made_up(name, 0, "mrpc", 0.3, 0.7, losses=[1.0, 0.45, 0.3]) for name in ("AdamW", "adam_sls")]
+    text = report(table_of_runs(results), tmp_path, ReportArguments("unused", optimizers=["lion"], smoothing=0.0))
+    lines = [line.split("|")[1:-1] for line in text.splitlines() if "never" in line]
+    assert [[cell.strip() for cell in line] for line in lines] == [
+        ["AdamW", "2.000", "never", "never", "0.667", "never", "never"],
+        ["adam_sls", "2.000", "never", "never", "0.800", "never", "never"],
+    ]
+
+
 def test_runs_of_other_settings_are_not_mixed_in() -> None:
     results = [
         made_up("adam_sls", 0, "mrpc", 0.3, 0.7, settings={"num_train_epochs": 3, "seed": 0}),

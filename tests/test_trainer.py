@@ -539,6 +539,8 @@ def test_sparse_gradients_are_refused_before_training(arguments: Any) -> None:
     model.bert.embeddings.word_embeddings.sparse = True
     with pytest.raises(ValueError, match="does not work with sparse gradients: .*sparse=False"):
         SLSTrainer(model=model, args=arguments(), train_dataset=classification_rows())
+    model.bert.embeddings.word_embeddings.weight.requires_grad_(False)
+    SLSTrainer(model=model, args=arguments(), train_dataset=classification_rows())
 
 
 def test_compiled_models_are_compiled_once(arguments: Any) -> None:

@@ -14,7 +14,7 @@ Outcome = Literal["accepted", "exhausted", "unresolvable"]
 
 @dataclass(frozen=True)
 class SearchResult:
-    """How a search ended: its last step size, the loss of the last trial (NaN if none), and the number of trials."""
+    """How a search ended: its last step size, the loss of the last trial (NaN if none), and how many it has judged."""
 
     step_size: float
     loss: float
@@ -87,12 +87,14 @@ class Backtracking:
             first_loss: `phi(step_size)`, when it is known already.
         """
         reach = line.reach(self.lower_bound) if loss >= self.lower_bound else float("inf")
+        if reach <= 0:
+            return SearchResult(step_size, float("nan"), 0, "unresolvable")
         if first_loss is None:
             step_size = min(step_size, reach)
         trial_loss = float("nan")
         for trials in range(self.max_trials):
             if step_size * max(slope, line.rate) <= resolution:
-                return SearchResult(step_size, trial_loss, trials or int(first_loss is not None), "unresolvable")
+                return SearchResult(step_size, trial_loss, trials, "unresolvable")
             trial_loss = phi(step_size) if first_loss is None or trials else first_loss
             if line.accepts(step_size, trial_loss):
                 return SearchResult(step_size, trial_loss, trials + 1, "accepted")

@@ -41,9 +41,9 @@ class InitialStep:
         """Return the memory after a search from `loss` with the given `slope`; the step size is that to go on with."""
         return memory
 
-    def exhausted(self, step_size: float, memory: Memory) -> float:
-        """Return the step size to go on with after a search whose last trial, at `step_size`, was rejected too."""
-        return step_size
+    def failed(self, step_size: float, result: SearchResult, memory: Memory) -> float:
+        """Return the step size to go on with after a search without a step, given the step size last taken."""
+        return step_size if result.outcome == "unresolvable" else result.step_size
 
     def unsearched(self, step_size: float, memory: Memory) -> float:
         """Return the step size of a step without a search, given the step size last taken."""
@@ -136,9 +136,9 @@ class ParabolaMinimum(InitialStep):
     and never above `2 f / s` of a first search with a positive loss, the lowest point of a parabola that touches zero:
     where gradients vanish, Adam's updates do, and a step that has grown to make up for it is far too long for the next
     gradient that does not. It is at least `shrink` times that of the last search, also where every trial was rejected,
-    and stays where the decrease was below the rounding of the loss: one batch that cannot be searched does not cost the
-    step size. One trial a search says in which direction the step
-    size is wrong, and by how much; where c is at most `1 - share / 2` the criterion is met on average, and only guards.
+    and stays where there was none to judge: one batch that cannot be searched does not cost the step size. One trial a
+    search says in which direction the step size is wrong, and by how much; where c is at most `1 - share / 2` the
+    criterion is met on average, and only guards.
 
     The first search starts where the slope promises to take a tenth (`promise`) off a positive loss, or at `first`
     where that is less. The step size then warms up: the second step is at most `1 - B` times the first, slow growth
@@ -184,8 +184,10 @@ class ParabolaMinimum(InitialStep):
             return proposed
         return min(memory["next"], self.promise * loss / slope) if loss > 0 else memory["next"]
 
-    def exhausted(self, step_size: float, memory: Memory) -> float:
-        return max(step_size, self.shrink * memory["next"]) if memory["searches"] else step_size
+    def failed(self, step_size: float, result: SearchResult, memory: Memory) -> float:
+        if not result.trials:
+            return step_size
+        return max(result.step_size, self.shrink * memory["next"]) if memory["searches"] else result.step_size
 
     def unsearched(self, step_size: float, memory: Memory) -> float:
         return memory["next"]
@@ -195,10 +197,8 @@ class ParabolaMinimum(InitialStep):
 
     def searched(self, loss: float, slope: float, result: SearchResult, memory: Memory) -> Memory:
         step_size = result.step_size
-        if result.outcome == "unresolvable":
-            return memory
-        if result.outcome == "exhausted":
-            return {**memory, "aim": step_size, "next": step_size}
+        if result.outcome != "accepted":
+            return {**memory, "aim": step_size, "next": step_size} if result.trials else memory
         searches, fresh = memory["searches"] + 1, 1 - self.smoothing
         average_slope = self.smoothing * memory["slope"] + fresh * slope
         curvature = (result.loss - loss + step_size * slope) / step_size**2

@@ -110,6 +110,9 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     search_fraction: float = 1.0
     """Share of the rows of a batch that a closure which can choose evaluates in trials."""
 
+    evaluated_fraction: float | None = None
+    """The share of the rows that the trials have evaluated on average, where the closure has said so."""
+
     observer: Observer | None = None
     """Called with each `FinishedSearch` before its step is taken; what it evaluates leaves no trace."""
 
@@ -185,17 +188,24 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             if missing or _shape(memory) != _shape(expected):
                 reason = f"its groups have no {missing}" if missing else f"its search memory is {_shape(memory)}"
                 raise ValueError(self._not_of_this_optimizer(reason))
-        moments = self.direction.new_state(torch.empty(0)).keys()
-        saved = [state.keys() for state in state_dict["state"].values() if state]
-        began = any(group["line_search"]["counts"]["steps"] for group in groups)
-        if any(keys != moments for keys in saved) or (moments and began and not saved):
-            found = sorted(set().union(*saved)) or "none"
-            raise ValueError(self._not_of_this_optimizer(f"its moments are {found}, not {sorted(moments) or 'none'}"))
+        known = self._moment_names()
+        saved = {frozenset(state) for state in state_dict["state"].values() if state}
+        counts = groups[0]["line_search"]["counts"]
+        forgotten = not saved and any(known) and counts["steps"] > counts["skipped_steps"]
+        if not saved <= known or forgotten:
+            found, needed = (sorted(set().union(*names)) or "none" for names in (saved, known))
+            raise ValueError(self._not_of_this_optimizer(f"its moments are {found}, not {needed}"))
         super().load_state_dict({**state_dict, "param_groups": groups})
         self._report = self.last_search = self._unread = self._skips = None
         self.disarm()
         for parameter, state in self.state.items():
             state.update({name: value.to(parameter.device) for name, value in state.items()})
+
+    def _moment_names(self) -> set[frozenset[str]]:
+        """Return the names of the moments that a parameter of this optimizer may have."""
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        alike = (torch.empty(p.shape, dtype=p.dtype, device="meta") for p in parameters)
+        return {frozenset(self.direction.new_state(parameter)) for parameter in alike}
 
     def _not_of_this_optimizer(self, reason: str) -> str:
         return (
@@ -255,7 +265,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """Forward passes per step on average, the one with gradients included; trials count by their share of rows."""
         counts = self.counts
         extra = counts["trials"] + (counts["searches"] if self.search_fraction < 1 else 0)
-        return 1 + self.search_fraction * extra / max(counts["steps"], 1)
+        return 1 + (self.evaluated_fraction or self.search_fraction) * extra / max(counts["steps"], 1)
 
     @property
     def rules(self) -> dict[str, Any]:
@@ -440,13 +450,10 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                     path.follow(self.direction.applied, result.step_size)
                 trials.take()
 
-        step_sizes = {
-            "accepted": result.step_size,
-            "exhausted": self.initial_step.exhausted(result.step_size, memory["initial_step"]),
-            "unresolvable": move.step_size,
-        }
-        trials_made = result.trials + len(ahead) - len(first_loss)
-        result = replace(result, step_size=step_sizes[result.outcome])
+        trials_made = max(result.trials, len(first_loss)) + len(ahead) - len(first_loss)
+        if not accepted:
+            go_on = self.initial_step.failed(move.step_size, result, memory["initial_step"])
+            result = replace(result, step_size=go_on)
         memory = {
             **memory,
             "step_size": result.step_size,

@@ -336,9 +336,10 @@ def test_the_parabola_warms_up_and_changes_by_little() -> None:
     steep = SearchResult(0.4, 1.0 - 2.0 * 0.4 + 1e6 * 0.4**2, 1, "accepted")
     after_steep = rule.searched(1.0, 2.0, steep, memory)
     assert rule.unsearched(0.0, after_steep) == rule.unsearched(0.0, rule.skipped(after_steep)) == pytest.approx(0.2)
-    failed = SearchResult(rule.exhausted(0.01, memory), 2.0, 20, "exhausted")
+    rejected = SearchResult(0.01, 2.0, 20, "exhausted")
+    failed = SearchResult(rule.failed(memory["next"], rejected, memory), 2.0, 20, "exhausted")
     after_failure = rule.searched(1.0, 2.0, failed, memory)
     assert rule.propose(0.0, after_failure) == pytest.approx(0.5 * memory["next"])
     assert rule.propose(0.0, rule.skipped(after_failure)) == pytest.approx(0.5 * memory["next"])
-    assert rule.exhausted(0.01, rule.new_memory()) == 0.01
+    assert rule.failed(0.1, rejected, rule.new_memory()) == 0.01
     assert rule.searched(1.0, 2.0, SearchResult(0.2, 1.0, 0, "unresolvable"), memory) == memory

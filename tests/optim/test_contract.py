@@ -219,21 +219,24 @@ def test_a_loss_at_its_lower_bound_leaves_the_step_size_alone(name: str, setting
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_failed_search_reports_where_the_next_one_starts(name: str) -> None:
+@pytest.mark.parametrize("max_trials", [2, 20])
+def test_a_failed_search_reports_where_the_next_one_starts(name: str, max_trials: int) -> None:
     """But for the growth of the rule, and Polyak's step, which is a new one each time."""
-    model = Network()
-    optimizer = create_optimizer(name, model.parameters(), max_trials=2, search_rate=float("inf"))
+    model = Network(dtype=torch.float32)
+    optimizer = create_optimizer(name, model.parameters(), max_trials=max_trials, search_rate=float("inf"))
     closures = list(model.closures(12))
     for closure in closures[:8]:
         optimizer.step(closure)
     while not optimizer.search_due:
         optimizer.step(closures[8])
-    before = snapshot(model)
+    before, step_size = snapshot(model), optimizer.param_groups[0]["step_size"]
     optimizer.step(lambda: closures[9]() + (0.0 if torch.is_grad_enabled() else 100.0))
-    assert optimizer.last_report.outcome == "exhausted"
+    assert optimizer.last_report.outcome == ("exhausted" if max_trials == 2 else "unresolvable")
+    assert optimizer.last_report.trials >= optimizer.last_report.backtracks > 1
     assert same(model, before) or restored(model, before, optimizer)
     reported = optimizer.last_report.step_size
     assert reported == optimizer.param_groups[0]["step_size"]
+    assert reported <= (0.6 if max_trials == 2 or name in ("adam_sls", "adam_salsa", "amsgrad_sls") else 1) * step_size
     memory = optimizer.param_groups[0]["line_search"]["initial_step"]
     if not optimizer.initial_step.needs_slope:
         growth = optimizer.initial_step.growth
@@ -443,6 +446,27 @@ def test_the_moments_of_another_direction_are_refused(saved: str, loaded: str) -
         optimizer.step(closure)
     with pytest.raises(ValueError, match="not one of .*its moments are"):
         MEMBERS[loaded](model.parameters()).load_state_dict(optimizer.state_dict())
+
+
+class ByShape(Gradient):
+    """A direction whose moments depend on the shape of the parameter."""
+
+    def new_state(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {f"of dimension {parameter.ndim}": torch.zeros(parameter.shape)}
+
+
+def test_a_state_loads_that_its_optimizer_may_have() -> None:
+    """Of moments that depend on the parameter, and of a run whose scaler has left out every step so far."""
+    model = Network()
+    optimizer, another = (LineSearchOptimizer(model.parameters(), direction=ByShape()) for _ in range(2))
+    for closure in model.closures(2):
+        optimizer.step(closure)
+    another.load_state_dict(optimizer.state_dict())
+    assert another.counts["steps"] == 2
+    left_out = create_optimizer("adam_sls", model.parameters())
+    left_out.arm(lambda: torch.zeros(()), 0.0)
+    left_out.skip()
+    create_optimizer("adam_sls", model.parameters()).load_state_dict(left_out.state_dict())
 
 
 class Counting:
