@@ -216,8 +216,10 @@ def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
             _markdown(reached.map(lambda x: "never" if x == np.inf else f"{x:.3f}" if x == x else None).reset_index()),
         ]
     published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    parts += [f"Published values below, where there are any: {published['source']}."]
     order = list(means.index) + [name for name in runs["optimizer"].unique() if name not in means.index]
     for (size, task), of_task in table.groupby(["size", "task"], sort=False):
+        of_task = of_task.sort_values("final_loss")
         rows = of_task.droplevel(["size", "task"])
         of_runs = runs[(runs["task"] == task) & (runs["size"] == size)]
         losses = zip(rows["final_loss"], rows["lowest_loss"], rows["highest_loss"])
@@ -235,14 +237,11 @@ def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
                 "time": relative_seconds(of_task).to_numpy(),
             }
         )
-        parts += [f"## {task}, {size}"]
-        found = False
         for what in ("final_loss", "score", "best_epoch"):
             values = published[what].get(size, {}).get(task, {})
             if set(values) & set(rows.index):
                 shown[f"published {what.replace('_', ' ')}, BERT-base"] = [values.get(name) for name in rows.index]
-                found = True
-        parts += [_markdown(shown.reset_index()), *([f"Published: {published['source']}."] if found else [])]
+        parts += [f"## {task}, {size}", _markdown(shown.reset_index())]
         names = [name for name in args.optimizers if name in rows.index] or _in_the_picture(rows, order)
         for smoothing in dict.fromkeys((args.smoothing, 0.0)):
             stem = re.sub(r"[^\w.-]+", "_", f"{task}-{size}{'' if smoothing else '-raw'}")

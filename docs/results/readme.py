@@ -1,8 +1,8 @@
-"""Write the figures of README from the results beside this file.
+"""Write the figures of README and of docs/choosing.md from the results beside this file.
 
     python docs/results/readme.py
 
-A test holds README to them.
+A test holds both to them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.stats import gmean
 
 RESULTS = Path(__file__).parent
-README = RESULTS.parent.parent / "README.md"
+README, CHOOSING = RESULTS.parent.parent / "README.md", RESULTS.parent / "choosing.md"
 BLOCK = re.compile(r"(<!-- figures: .*? -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
 
@@ -39,9 +39,33 @@ def cost(benchmark: str, optimizer: str) -> list[float]:
     return [figures[optimizer][key] for key in ("passes_per_step", "run_time", "peak_memory")]
 
 
+def sweep_runs() -> pd.DataFrame:
+    """Return the runs of the sweep over the small tasks."""
+    return pd.read_parquet(RESULTS / "small-minilm" / "results.parquet")
+
+
+def sweep_table() -> str:
+    """Return the table of docs/choosing.md: the optimizers that have run on each task with each seed, by their loss."""
+    runs = sweep_runs()
+    adamw = runs[runs["optimizer"].str.startswith("AdamW")].groupby("task")["training_seconds"].median()
+    runs["passes"] = runs["forward_passes"] / runs["backward_passes"]
+    runs["time"] = runs["training_seconds"] / runs["task"].map(adamw)
+    grouped = runs.groupby("optimizer")
+    table = pd.DataFrame(
+        {
+            "loss": grouped["final_loss"].agg(gmean),
+            "accuracy": grouped["score"].mean(),
+            "passes": grouped["passes"].mean(),
+            "time": grouped["time"].median(),
+        }
+    )
+    complete = grouped.size() == runs.groupby(["task", "seed"]).ngroups
+    return table[complete].sort_values("loss").to_markdown(floatfmt=("", ".3f", ".3f", ".2f", ".2f"))
+
+
 def figures() -> str:
     """Return the table of README."""
-    runs = pd.read_parquet(RESULTS / "small-minilm" / "results.parquet")
+    runs = sweep_runs()
     adamw = best_adamw(runs)
     rates = ", ".join(sorted({name.removeprefix("AdamW ") for name in adamw["optimizer"]}))
     ours, theirs = quality(runs[runs["optimizer"] == "adam_sls"]), quality(adamw)
@@ -68,9 +92,17 @@ def figures() -> str:
 
 
 def main() -> None:
-    """Rewrite the block of README between its markers."""
-    text = README.read_text(encoding="utf-8")
-    README.write_text(BLOCK.sub(lambda match: f"{match[1]}\n{figures()}\n\n{match[2]}", text), encoding="utf-8")
+    """Rewrite the blocks between the markers."""
+    for path, table in TABLES.items():
+        path.write_text(with_table(path.read_text(encoding="utf-8"), table()), encoding="utf-8")
+
+
+def with_table(text: str, table: str) -> str:
+    """Return a page with the block between its markers written anew."""
+    return BLOCK.sub(lambda match: f"{match[1]}\n{table}\n\n{match[2]}", text)
+
+
+TABLES = {README: figures, CHOOSING: sweep_table}
 
 
 if __name__ == "__main__":
