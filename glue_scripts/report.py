@@ -69,10 +69,8 @@ def main() -> None:
 def table_of_runs(results: list[dict[str, Any]]) -> pd.DataFrame:
     """Return one row a run, with what the tables average; of an optimizer with several settings those run last."""
     runs = pd.DataFrame(results)
-    rules = runs["rules"] if "rules" in runs else pd.Series(None, runs.index)
     runs["kind"] = [
-        json.dumps([{**settings, "seed": None}, of_run if isinstance(of_run, str) else None], sort_keys=True)
-        for settings, of_run in zip(runs["settings"], rules)
+        json.dumps([{**result["settings"], "seed": None}, result.get("rules")], sort_keys=True) for result in results
     ]
     runs = runs.drop_duplicates([*_CELL, "kind"], keep="last")
     runs = runs[runs["kind"] == runs.groupby(_NAME)["kind"].transform("last")]

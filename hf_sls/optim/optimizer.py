@@ -365,6 +365,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
         if searched.groups:
             report = self._search(searched, closure, loss, skip, gradient_scale, random_state)
+            if report.outcome in ("non_finite", "no_slope"):
+                self._charge(searched, report.trials)
         else:
             report = SearchReport("not_searched", self.param_groups[0]["step_size"])
         for move in others:
@@ -398,7 +400,6 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         random_state: RandomState | None,
     ) -> SearchReport:
         if not move.parameters:
-            self._charge(move, 0)
             return SearchReport("no_slope", move.groups[0]["step_size"])
         memory = move.memory
         proposed = self.initial_step.propose(move.step_size, memory["initial_step"])
@@ -415,7 +416,6 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             )
             path.confirm(bool(skipped))
             if skipped or not isfinite(slope):
-                self._charge(move, len(ahead))
                 return report
             line = self.criterion.line(start_loss, slope, memory["criterion"])
             descends = line.rate > 0
@@ -424,7 +424,6 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 (slope,), first_loss = to_floats(slope_of_steepest), []
                 line = self.criterion.line(start_loss, slope, memory["criterion"])
             if not line.rate > 0:
-                self._charge(move, len(ahead))
                 return replace(report, outcome="no_slope", slope=slope)
 
             start = self.initial_step.start(proposed, start_loss, slope, memory["initial_step"])
@@ -439,6 +438,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 resolution=_rounding(loss) * abs(start_loss),
                 first_loss=first_loss[0] if first_loss else None,
             )
+            trials_made = len(ahead) + len(trials.tried)
             if self.observer is not None:
                 step = memory["counts"]["steps"] + 1
                 tried = [(start, trial_loss) for trial_loss in first_loss] + trials.tried
@@ -450,7 +450,6 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                     path.follow(self.direction.applied, result.step_size)
                 trials.take()
 
-        trials_made = max(result.trials, len(first_loss)) + len(ahead) - len(first_loss)
         if not accepted:
             go_on = self.initial_step.failed(move.step_size, result, memory["initial_step"])
             result = replace(result, step_size=go_on)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from math import nan
 from typing import Any
 
 import pytest
@@ -231,7 +230,7 @@ def test_the_budget_holds_for_all_layers_together_and_whatever_the_loss_does(nam
     groups = [{"params": [parameter]} for parameter in model.parameters()]
     optimizer = create_optimizer(name, groups, search_rate=0.1, search_credit=8.0)
     for step, closure in enumerate(model.closures(200)):
-        factor = nan if broken and step > 40 else 1.0
+        factor = math.nan if broken and step > 40 else 1.0
         optimizer.step(lambda closure=closure, factor=factor: closure() * factor)
     most = 20  # of one search
     assert optimizer.counts["trials"] <= 8 + 0.1 * 200 + most
