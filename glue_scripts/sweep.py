@@ -59,6 +59,9 @@ class SweepArguments:
     address: str | None = field(default=None, metadata={"help": "Address of a Ray cluster; by default this machine."})
     cpus_per_run: int = field(default=1, metadata={"help": "CPU cores for each run."})
     gpus_per_run: float = field(default=0.0, metadata={"help": "Share of a GPU for each run, 0.5 for two on one."})
+    device_name: str | None = field(
+        default=None, metadata={"help": "Name of the device in the results; times of one name are compared."}
+    )
     retries: int = field(default=2, metadata={"help": "How often a run that died is tried again."})
     keep_models: bool = field(default=False, metadata={"help": "Whether to keep the trained models."})
 
@@ -237,8 +240,8 @@ def _train(run: Run, args: SweepArguments, directory: Path) -> dict[str, Any]:
     script = [str(SCRIPTS / "run_peer.py"), run.peer] if run.peer else [str(SCRIPTS / "run_glue.py")]
     if settings["use_cpu"]:
         torch.set_num_threads(args.cpus_per_run)
-        device = f"CPU, {args.cpus_per_run} core{'s' if args.cpus_per_run > 1 else ''}"
-    else:
+    device = f"CPU, {args.cpus_per_run} core{'s' if args.cpus_per_run > 1 else ''}"
+    if not settings["use_cpu"]:
         device = torch.cuda.get_device_name()
     started, cpu_started = time.time(), cpu_seconds()
     with (directory / LOG).open("a", encoding="utf-8") as log:
@@ -252,7 +255,7 @@ def _train(run: Run, args: SweepArguments, directory: Path) -> dict[str, Any]:
         "wall_seconds": time.time() - started,
         "cpu_seconds": cpu_seconds() - cpu_started,
         "resumed": isinstance(checkpoint, str),
-        "device": device,
+        "device": args.device_name or device,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
 

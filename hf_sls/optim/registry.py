@@ -25,7 +25,7 @@ _SELDOM = {"search_rate": 0.09, "search_credit": 10.0}
 _GROWING = {"growth": 1.2, **_QUICK, **_SELDOM}
 _ADAM = {
     "search_direction": "momentum",
-    "minimum_share": 0.6,
+    "minimum_share": 0.5,
     "smoothing": 0.9,
     "growth": 1.1,
     "search_credit_steps": 30,

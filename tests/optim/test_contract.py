@@ -317,7 +317,7 @@ def test_a_step_that_never_came_is_counted_when_the_next_is_armed() -> None:
         loss = closure()
         loss.backward()
         optimizer.arm(closure, loss)
-        optimizer.arm(closure, loss, gradient_scale=2.0)
+        optimizer.arm(closure, loss, gradient_scale=1.5)
         if number == 2:
             optimizer.step()
     counts = optimizer.counts
@@ -568,7 +568,7 @@ def test_bad_values_are_refused_by_name(argument: str) -> None:
 
 
 def test_a_sufficient_decrease_without_effect_is_pointed_out() -> None:
-    with pytest.warns(UserWarning, match=r"c=0.3 has no effect on 'adam_sls' beside minimum_share=0.6"):
+    with pytest.warns(UserWarning, match=r"c=0.3 has no effect on 'adam_sls' beside minimum_share=0.5"):
         create_optimizer("adam_sls", Network().parameters(), c=0.3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
