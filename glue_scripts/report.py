@@ -4,8 +4,8 @@
 
 Losses are averaged as geometric means over the seeds, scores as means; `L` is the mean logarithm of the training
 losses. *Passes* are forward passes per step, *time* is that inside the training steps, over the median of the AdamW
-runs on the same task; runs that were resumed have none. Ranks are over the optimizers that have run on each task with
-each seed.
+runs on the same task and device; runs that were resumed have none. Ranks are over the optimizers that have run on each
+task with each seed.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def table_of_runs(results: list[dict[str, Any]]) -> pd.DataFrame:
     runs = runs[runs["kind"] == runs.groupby(_NAME)["kind"].transform("last")]
     runs["best_score"] = runs["score_per_epoch"].map(max)
     runs["passes"] = runs["forward_passes"] / runs["backward_passes"]
-    runs["seconds"] = runs["training_seconds"].where(~runs["resumed"])
+    seconds = runs["training_seconds"].where(~runs["resumed"])
+    baseline = seconds.where(runs["optimizer"].str.startswith(BASELINE))
+    runs["time"] = seconds / baseline.groupby([runs["task"], runs["size"], runs["device"]]).transform("median")
     return runs
 
 
@@ -93,7 +95,7 @@ def by_optimizer(runs: pd.DataFrame) -> pd.DataFrame:
         best_score=("best_score", "mean"),
         mean_log_loss=("mean_log_loss", "mean"),
         passes=("passes", "mean"),
-        seconds=("seconds", "median"),
+        time=("time", "median"),
     )
 
 
@@ -117,17 +119,10 @@ def overall(table: pd.DataFrame) -> pd.DataFrame:
             "score": by_name["score"].mean(),
             "L": by_name["mean_log_loss"].mean(),
             "passes": by_name["passes"].mean(),
-            "time": relative_seconds(table).groupby("optimizer", sort=False).agg(gmean),
+            "time": by_name["time"].agg(gmean),
         }
     )
     return means.join(ranks.groupby("optimizer", sort=False).mean()).sort_values("final loss")
-
-
-def relative_seconds(table: pd.DataFrame) -> pd.Series:
-    """Return the time of training over the median of the AdamW runs on the same task."""
-    is_baseline = table.index.get_level_values("optimizer").str.startswith(BASELINE)
-    baseline = table["seconds"][is_baseline].groupby(["size", "task"]).median()
-    return table["seconds"] / baseline
 
 
 def against_best_baseline(table: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -145,7 +140,7 @@ def against_best_baseline(table: pd.DataFrame, name: str) -> pd.DataFrame:
                 "best AdamW": best.name,
                 "loss ratio": ours["final_loss"] / best["final_loss"],
                 "score difference": ours["score"] - best["score"],
-                "time ratio": ours["seconds"] / best["seconds"],
+                "time ratio": ours["time"] / best["time"],
             }
         )
     return pd.DataFrame(rows)
@@ -154,21 +149,18 @@ def against_best_baseline(table: pd.DataFrame, name: str) -> pd.DataFrame:
 def time_to_loss(runs: pd.DataFrame, targets: tuple[float, ...], decay: float) -> pd.DataFrame:
     """Return steps and time until the averaged training loss is at a target, as medians over tasks and seeds.
 
-    The time is in units of the median whole run of AdamW on the same task. A run that never gets there counts as
-    infinitely long. Optimizers that have not run on each task with each seed are left out.
+    The time is in units of the median whole run of AdamW on the same task and device. A run that never gets there
+    counts as infinitely long. Optimizers that have not run on each task with each seed are left out.
     """
-    is_baseline = runs["optimizer"].str.startswith(BASELINE)
-    whole = runs[is_baseline].groupby(["size", "task"])["seconds"].median()
     cells = runs.groupby("optimizer")["optimizer"].transform("size")
     runs = runs[cells == cells.max()]
     reached = []
     for _, run in runs.iterrows():
         averaged = np.array(_smoothed(run["losses"], decay))
-        unit = whole.get((run["size"], run["task"]), np.nan)
         for target in targets:
             below = np.flatnonzero(averaged <= target)
             steps = below[0] + 1 if len(below) else np.inf
-            time = _share_of_time(run, steps) * run["seconds"] / unit
+            time = _share_of_time(run, steps) * run["time"]
             reached.append({"optimizer": run["optimizer"], "loss": target, "steps": steps, "time": time})
     medians = pd.DataFrame(reached).groupby(["optimizer", "loss"], sort=False).median().unstack("loss")
     medians.columns = [f"{what} to {target:g}" for what, target in medians.columns]
@@ -232,7 +224,7 @@ def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
                 "best epoch": rows["best_score"],
                 "L": rows["mean_log_loss"],
                 "passes": rows["passes"],
-                "time": relative_seconds(of_task).to_numpy(),
+                "time": rows["time"],
             }
         )
         for what in ("final_loss", "score", "best_epoch"):

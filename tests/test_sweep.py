@@ -73,10 +73,11 @@ def test_a_sweep_runs_once_and_is_reported(tmp_path: Path, model_dir: Path) -> N
     """One peer among the optimizers; the second start finds everything done."""
     peer = {"salsa": {"peer": "salsa", "lr_scheduler_type": "constant"}}
     sweep_file(tmp_path, model_dir, optimizers={"adam_sls": {"optim": "adam_sls"}, **peer}, seeds=[0])
-    subprocess.run(command(tmp_path), check=True, env=environment())
+    subprocess.run(command(tmp_path, "--device_name", "a laptop"), check=True, env=environment())
     results = read_results(tmp_path / "out")
     assert {result["optimizer"] for result in results} == {"adam_sls", "salsa"}
     for result in results:
+        assert result["device"] == "a laptop"
         assert result["backward_passes"] == len(result["losses"]) == len(result["step_sizes"]) == 6
         assert result["forward_passes"] > 6
         assert len(result["score_per_epoch"]) == 2
@@ -291,6 +292,21 @@ def test_runs_of_other_settings_are_not_mixed_in() -> None:
     table = by_optimizer(table_of_runs(results))
     assert table["seeds"].tolist() == [2]
     assert table["highest_loss"].tolist() == [0.04]
+
+
+def test_times_are_compared_on_one_device_only() -> None:
+    slow = {"device": "slow CPU", "training_seconds": 36.0}
+    results = [
+        made_up("adam_sls", 0, "mrpc", 0.3, 0.7, **slow),
+        made_up("AdamW 1e-4", 0, "mrpc", 0.3, 0.7, **{**slow, "training_seconds": 24.0}),
+        made_up("AdamW 1e-4", 1, "mrpc", 0.3, 0.7),
+        made_up("sgd_sls", 0, "mrpc", 0.3, 0.7),
+        made_up("plasls", 0, "mrpc", 0.3, 0.7, device="fast CPU"),
+    ]
+    times = by_optimizer(table_of_runs(results)).loc[("small", "mrpc"), "time"]
+    assert times.to_dict() == pytest.approx(
+        {"adam_sls": 1.5, "AdamW 1e-4": 1.0, "sgd_sls": 1.2, "plasls": float("nan")}, nan_ok=True
+    )
 
 
 def test_after_a_loss_that_is_not_finite_no_line_is_drawn() -> None:

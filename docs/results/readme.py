@@ -47,9 +47,9 @@ def sweep_runs() -> pd.DataFrame:
 def sweep_table() -> str:
     """Return the table of docs/choosing.md: the optimizers that have run on each task with each seed, by their loss."""
     runs = sweep_runs()
-    adamw = runs[runs["optimizer"].str.startswith("AdamW")].groupby("task")["training_seconds"].median()
+    adamw = runs["training_seconds"].where(runs["optimizer"].str.startswith("AdamW"))
     runs["passes"] = runs["forward_passes"] / runs["backward_passes"]
-    runs["time"] = runs["training_seconds"] / runs["task"].map(adamw)
+    runs["time"] = runs["training_seconds"] / adamw.groupby([runs["task"], runs["device"]]).transform("median")
     grouped = runs.groupby("optimizer")
     table = pd.DataFrame(
         {
