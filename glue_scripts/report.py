@@ -126,14 +126,21 @@ def overall(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def against_best_baseline(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return `name` against the AdamW of least loss on each task: loss ratio, score difference, time ratio."""
+    """Return `name` against the AdamW of least loss on each task: loss ratio, score difference, time ratio.
+
+    An AdamW that has run with fewer seeds is no match.
+    """
     rows = []
     for (size, task), of_task in table.groupby(["size", "task"], sort=False):
         of_task = of_task.droplevel(["size", "task"])
-        baselines = of_task[of_task.index.str.startswith(BASELINE) & of_task["final_loss"].notna()]
-        if baselines.empty or name not in of_task.index:
+        if name not in of_task.index:
             continue
-        best, ours = baselines.loc[baselines["final_loss"].idxmin()], of_task.loc[name]
+        ours = of_task.loc[name]
+        is_baseline = of_task.index.str.startswith(BASELINE) & (of_task["seeds"] >= ours["seeds"])
+        baselines = of_task[is_baseline & of_task["final_loss"].notna()]
+        if baselines.empty:
+            continue
+        best = baselines.loc[baselines["final_loss"].idxmin()]
         rows.append(
             {
                 "task": f"{task}, {size}",
@@ -182,7 +189,7 @@ def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
     versions = sorted({", ".join(f"{k} {v}" for k, v in versions.items()) for versions in runs["versions"]})
     parts = [
         "# Report",
-        f"{len(runs)} runs on {', '.join(sorted(runs['device'].unique()))}; {'; '.join(versions)}.",
+        f"{len(runs)} runs on {'; '.join(sorted(runs['device'].unique()))}. Versions: {'; '.join(versions)}.",
         __doc__.split("\n\n")[2].replace("\n", " "),
         "## All tasks",
         _markdown(means.reset_index()) if len(means) else "No optimizer has run on each task yet.",

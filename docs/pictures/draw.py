@@ -28,7 +28,7 @@ from hf_sls import RandomState, SearchReport, create_optimizer, plot_run
 
 HERE = Path(__file__).parent
 SAMPLE = HERE.parent.parent / "glue_scripts" / "sst2_sample" / "train.tsv"
-BATCH, STEPS, SHARE = 32, 20, 0.4
+BATCH, STEPS, SHARE = 32, 20, 0.5
 
 BLUE, RED, GREY = "#1f5fa8", "#c23b22", "#777777"
 matplotlib.rcParams.update({"font.size": 11, "svg.hashsalt": "hf_sls", "svg.fonttype": "path"})
