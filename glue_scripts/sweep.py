@@ -240,8 +240,8 @@ def _train(run: Run, args: SweepArguments, directory: Path) -> dict[str, Any]:
     script = [str(SCRIPTS / "run_peer.py"), run.peer] if run.peer else [str(SCRIPTS / "run_glue.py")]
     if settings["use_cpu"]:
         torch.set_num_threads(args.cpus_per_run)
-    device = f"CPU, {args.cpus_per_run} core{'s' if args.cpus_per_run > 1 else ''}"
-    if not settings["use_cpu"]:
+        device = f"CPU, {args.cpus_per_run} core{'s' if args.cpus_per_run > 1 else ''}"
+    else:
         device = torch.cuda.get_device_name()
     started, cpu_started = time.time(), cpu_seconds()
     with (directory / LOG).open("a", encoding="utf-8") as log:
