@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from scipy.stats import gmean
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "glue_scripts"))
+
+from report import table_of_runs
+from sweep import read_results
 
 RESULTS = Path(__file__).parent
 README, CHOOSING = RESULTS.parent.parent / "README.md", RESULTS.parent / "choosing.md"
@@ -47,15 +53,12 @@ def cost(benchmark: str, optimizer: str) -> list[float]:
 
 def sweep_runs() -> pd.DataFrame:
     """Return the runs of the sweep over the small tasks."""
-    return pd.read_parquet(RESULTS / "small-minilm" / "results.parquet")
+    return table_of_runs(read_results(RESULTS / "small-minilm"))
 
 
 def sweep_table() -> str:
     """Return the table of docs/choosing.md: the optimizers that have run on each task with each seed, by their loss."""
     runs = sweep_runs()
-    adamw = runs["training_seconds"].where(runs["optimizer"].str.startswith("AdamW"))
-    runs["passes"] = runs["forward_passes"] / runs["backward_passes"]
-    runs["time"] = runs["training_seconds"] / adamw.groupby([runs["task"], runs["device"]]).transform("median")
     grouped = runs.groupby("optimizer")
     table = pd.DataFrame(
         {
