@@ -18,7 +18,7 @@ from scipy.stats import gmean
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "glue_scripts"))
 
-from report import table_of_runs
+from report import by_optimizer, overall, table_of_runs
 from sweep import read_results
 
 RESULTS = Path(__file__).parent
@@ -58,17 +58,9 @@ def sweep_runs() -> pd.DataFrame:
 
 def sweep_table() -> str:
     """Return the table of docs/choosing.md: the optimizers that have run on each task with each seed, by their loss."""
-    runs = sweep_runs()
-    grouped = runs.groupby("optimizer")
-    table = pd.DataFrame(
-        {
-            "loss": grouped["final_loss"].agg(gmean),
-            "accuracy": grouped["score"].mean(),
-            "passes": grouped["passes"].mean(),
-            "time": grouped["time"].median(),
-        }
-    )
-    return table.loc[complete(runs)].sort_values("loss").to_markdown(floatfmt=("", ".3f", ".3f", ".2f", ".2f"))
+    table = overall(by_optimizer(sweep_runs()))[["final loss", "score", "passes", "time"]]
+    table.columns = pd.Index(["loss", "accuracy", "passes", "time"])
+    return table.to_markdown(floatfmt=("", ".3f", ".3f", ".2f", ".2f"))
 
 
 def figures() -> str:
