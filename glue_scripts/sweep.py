@@ -114,27 +114,39 @@ def read_sweep(path: str | Path) -> list[Run]:
 
     The file is a JSON object: `settings` (arguments of `run_glue.py` for all runs; a `data_dir` is relative to the
     file), `tasks` (names), `sizes` (name to arguments), `optimizers` (name to arguments, among them `peer` for one of
-    the names of `run_peer.py`), `seeds`.
+    the names of `run_peer.py`; or the name of another sweep file beside this one, for the optimizers of that), `seeds`.
 
     Raises:
-        ValueError: a key is missing or unknown, or is empty; a peer is unknown, or the settings of a line search are.
+        ValueError: a key is missing or unknown, or is empty; a peer is unknown, or the settings of a line search are;
+            there is no such other file.
     """
     sweep = json.loads(Path(path).read_text(encoding="utf-8"))
     keys = {"settings", "tasks", "sizes", "optimizers", "seeds"}
     if set(sweep) != keys or not all(sweep[key] for key in keys - {"settings"}):
         raise ValueError(f"{path} has the keys {sorted(sweep)}; {sorted(keys)} are needed, none but settings empty.")
-    peers = {arguments.get("peer") for arguments in sweep["optimizers"].values()} - {None}
+    optimizers = _optimizers(Path(path))
+    peers = {arguments.get("peer") for arguments in optimizers.values()} - {None}
     if not peers <= PEERS.keys():
         raise ValueError(f"{path} has the peers {sorted(peers)}; there are {', '.join(PEERS)}.")
     runs = []
     for seed, (optimizer, of_optimizer), (size, of_size), task in itertools.product(
-        sweep["seeds"], sweep["optimizers"].items(), sweep["sizes"].items(), sweep["tasks"]
+        sweep["seeds"], optimizers.items(), sweep["sizes"].items(), sweep["tasks"]
     ):
         settings = {**sweep["settings"], **of_size, **of_optimizer, "task_name": task, "seed": seed}
         peer = settings.pop("peer", None)
         rules = None if peer else rules_of(settings.get("optim", "adam_sls"), settings.get("optim_args"))
         runs.append(Run(task, size, optimizer, seed, settings, peer, rules))
     return runs
+
+
+def _optimizers(path: Path) -> dict[str, dict[str, Any]]:
+    optimizers = json.loads(path.read_text(encoding="utf-8"))["optimizers"]
+    if not isinstance(optimizers, str):
+        return optimizers
+    other = path.parent / optimizers
+    if not other.is_file():
+        raise ValueError(f"{path} has the optimizers of {optimizers!r}; there is no such file beside it.")
+    return _optimizers(other)
 
 
 def main() -> None:

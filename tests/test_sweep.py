@@ -147,6 +147,21 @@ def test_the_shipped_sweeps_are_read() -> None:
         assert len({run.name for run in runs}) == len(runs) > 0
 
 
+def test_a_sweep_may_have_the_optimizers_of_another(tmp_path: Path) -> None:
+    content = json.loads(SMOKE.read_text())
+    (tmp_path / "smoke.json").write_text(json.dumps(content))
+    (tmp_path / "other.json").write_text(json.dumps({**content, "tasks": ["mrpc"], "optimizers": "smoke.json"}))
+    runs = read_sweep(tmp_path / "other.json")
+    assert {run.optimizer: run.settings["optim"] for run in runs} == {
+        "adam_sls": "adam_sls",
+        "AdamW 3e-4": "adamw_torch_fused",
+    }
+    assert {run.task for run in runs} == {"mrpc"}
+    (tmp_path / "smoke.json").unlink()
+    with pytest.raises(ValueError, match=r"'smoke\.json'; there is no such file"):
+        read_sweep(tmp_path / "other.json")
+
+
 def test_a_sweep_file_with_a_wrong_key_is_refused(tmp_path: Path) -> None:
     content = json.loads(SMOKE.read_text())
     (tmp_path / "sweep.json").write_text(json.dumps({**content, "optimisers": {}}))
