@@ -15,6 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .masks import DrawnMasks, can_be_kept
 from .optim import RandomState
+from .optim.sharding import mean_over_processes
+
+_LARGEST_INTEGER_BUFFER = 2**20
+"""Elements of an integer buffer that may be a count; more are packed weights."""
 
 
 class LossClosure:
@@ -131,21 +135,17 @@ class LossClosure:
     def _total(self, losses: list[Tensor]) -> Tensor:
         """Sum over the micro-batches, in at least fp32, and average over the processes."""
         total = sum(loss.to(torch.promote_types(loss.dtype, torch.float32)) for loss in losses)
-        assert isinstance(total, Tensor)
-        total = total / self._divisor
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(total)
-            total /= torch.distributed.get_world_size()
-        return total
+        return torch.as_tensor(mean_over_processes(total / self._divisor))
 
 
 @contextmanager
 def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Put the buffers back, but for those that no forward pass changes, the packed weights of a quantised model."""
     kept = [
         (module, name, buffer, buffer.clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
-        if buffer is not None
+        if buffer is not None and (buffer.is_floating_point() or buffer.numel() <= _LARGEST_INTEGER_BUFFER)
     ]
     try:
         yield

@@ -113,6 +113,17 @@ def test_an_accelerate_loop_takes_the_steps_of_the_whole_batch(max_norm: float) 
     assert len(steps) == 10
 
 
+def test_packed_weights_are_no_buffers_to_put_back() -> None:
+    model = nn.Linear(1, 1)
+    model.register_buffer("packed", torch.zeros(2**20 + 1, dtype=torch.int32))
+    model.register_buffer("count", torch.zeros(2**20, dtype=torch.int32))
+    closure = LossClosure(model)
+    closure.record(lambda: model(torch.ones(1, 1)).sum())
+    before = [buffer._version for buffer in model.buffers()]
+    closure()
+    assert [buffer._version > version for buffer, version in zip(model.buffers(), before)] == [False, True]
+
+
 def test_a_divisor_has_to_be_positive() -> None:
     with pytest.raises(ValueError, match="divisor=0 is not allowed"):
         LossClosure(nn.Linear(1, 1), divisor=0)

@@ -141,10 +141,11 @@ class ParabolaMinimum(InitialStep):
     criterion is met on average, and only guards.
 
     The first search starts where the slope promises to take a tenth (`promise`) off a positive loss, or at `first`
-    where that is less. The step size then warms up: the second step is at most `1 - B` times the first, slow growth
-    takes it from there, and `S` is not corrected for its start from zero, as `Q` is, so that no descent is counted on
-    before it was seen. Early batches promise more than they keep, as most of the slope along a young average of
-    gradients is that of the batch's own gradient.
+    where that is less; where it finds no step, none is taken until a later one does, from there again. The step size
+    then warms up: the second step is at most `1 - B` times the first, slow growth takes it from there, and `S` is not
+    corrected for its start from zero, as `Q` is, so that no descent is counted on before it was seen. Early batches
+    promise more than they keep, as most of the slope along a young average of gradients is that of the batch's own
+    gradient.
 
     Args:
         first: the largest step that the first search starts from, positive.
@@ -185,12 +186,12 @@ class ParabolaMinimum(InitialStep):
         return min(memory["next"], self.promise * loss / slope) if loss > 0 else memory["next"]
 
     def failed(self, step_size: float, result: SearchResult, memory: Memory) -> float:
-        if not result.trials:
+        if not (result.trials and memory["searches"]):
             return step_size
-        return max(result.step_size, self.shrink * memory["next"]) if memory["searches"] else result.step_size
+        return max(result.step_size, self.shrink * memory["next"])
 
     def unsearched(self, step_size: float, memory: Memory) -> float:
-        return memory["next"]
+        return memory["next"] if memory["searches"] else 0.0
 
     def skipped(self, memory: Memory) -> Memory:
         return {**memory, "next": min(memory["aim"], self.growth * memory["next"])}
@@ -198,7 +199,8 @@ class ParabolaMinimum(InitialStep):
     def searched(self, loss: float, slope: float, result: SearchResult, memory: Memory) -> Memory:
         step_size = result.step_size
         if result.outcome != "accepted":
-            return {**memory, "aim": step_size, "next": step_size} if result.trials else memory
+            judged = result.trials and memory["searches"]
+            return {**memory, "aim": step_size, "next": step_size} if judged else memory
         searches, fresh = memory["searches"] + 1, 1 - self.smoothing
         average_slope = self.smoothing * memory["slope"] + fresh * slope
         curvature = (result.loss - loss + step_size * slope) / step_size**2

@@ -20,7 +20,7 @@ from .initial_step import InitialStep, LastStep
 from .partition import Joint, Partition
 from .path import Kind, Path
 from .random_state import RandomState
-from .sharding import local, shard_groups, sum_over_shards
+from .sharding import local, mean_over_processes, shard_groups, sum_over_shards
 from .trials import Closure, FinishedSearch, Observer, Trials
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -309,9 +309,11 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """Take one step and return the loss before it.
 
         `step(closure)` clears the gradients, evaluates the closure once with gradients and runs backward itself; the
-        trials repeat the random state of that evaluation, so that dropout masks are the same.
+        trials repeat the random state of that evaluation, so that dropout masks are the same, and the loss is averaged
+        over all processes of `torch.distributed`, each of which has to make the step.
         `step(closure, loss=loss)` is for after the caller's own backward; the closure then has to restore the random
-        state (`RandomState`) of the evaluation that gave `loss`. Either way the random stream after the step is what it
+        state (`RandomState`) of the evaluation that gave `loss`, the buffers of the model, and to average over the
+        processes, as `hf_sls.LossClosure` does. Either way the random stream after the step is what it
         would be without the search. After a search without an accepted trial, or an exception in the closure, the
         parameters are as before: to the bit where they are in half precision, or the direction is the gradient, or the
         step was above 1e-3; else to the rounding of moving them by that step and back, as no copy of them is made.
@@ -340,6 +342,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
                 loss.backward()  # type: ignore[union-attr]
+            closure, loss = _averaged(closure), mean_over_processes(loss)
 
         report, skip = self._step(closure, loss, gradient_scale, random_state)
         self._count(report)
@@ -486,7 +489,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     def _tries_ahead(self, memory: dict[str, Any]) -> bool:
         """Whether the first trial is worth a forward pass before loss and slope are read: not before it has a scale."""
-        return memory["counts"]["searches"] > 0 and not self.initial_step.needs_slope
+        return memory["counts"]["accepted"] > 0 and not self.initial_step.needs_slope
 
     def _count(self, report: SearchReport) -> None:
         accepted, searched = report.outcome == "accepted", report.outcome != "not_searched"
@@ -552,6 +555,10 @@ class _Move:
     def remember(self, memory: dict[str, Any]) -> None:
         for group in self.groups:
             group.update(step_size=float(group["lr"]) * memory["step_size"], line_search=memory)
+
+
+def _averaged(closure: Closure) -> Closure:
+    return lambda: mean_over_processes(closure())
 
 
 def _not_finite(loss: Tensor | float, moves: list[_Move]) -> Tensor:

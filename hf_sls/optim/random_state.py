@@ -57,11 +57,14 @@ class RandomState:
 
 
 def _current_accelerator() -> list[torch.device]:
-    """Return the device that a forward pass runs on though the parameters wait on the CPU, as FSDP2 may have it."""
-    if not torch.accelerator.is_available():
+    """Return the device that a forward pass runs on though the parameters wait on the CPU, as FSDP2 may have it.
+
+    One that nothing has run on yet is left alone: asking for its state would start it.
+    """
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if kind is None or not getattr(torch.get_device_module(kind), "is_initialized", lambda: True)():
         return []
-    kind = torch.accelerator.current_accelerator()
-    return [] if kind is None else [torch.device(kind.type, torch.accelerator.current_device_index())]
+    return [torch.device(kind.type, torch.accelerator.current_device_index())]
 
 
 def _which(device: torch.device) -> tuple[torch.device, ...]:

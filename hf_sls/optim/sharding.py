@@ -1,4 +1,4 @@
-"""Parameters that are sharded over processes (FSDP2): each process works on its part, and scalars are summed."""
+"""Several processes: the loss is their mean, and of sharded parameters (FSDP2) each has a part; scalars are summed."""
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ def shard_groups(tensor: Tensor) -> ShardGroups:
     if not isinstance(tensor, DTensor):
         return ()
     return tuple(tensor.device_mesh.get_group(axis) for axis, kind in enumerate(tensor.placements) if kind.is_shard())
+
+
+def mean_over_processes(loss: Tensor | float) -> Tensor | float:
+    """Return the mean of a scalar over all processes; itself where there are not several. A collective call."""
+    if not torch.distributed.is_initialized():
+        return loss
+    mean = torch.as_tensor(loss).detach().clone()
+    torch.distributed.all_reduce(mean)
+    return mean / torch.distributed.get_world_size()
 
 
 def sum_over_shards(value: Tensor, groups: ShardGroups) -> Tensor:

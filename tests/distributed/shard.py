@@ -1,15 +1,17 @@
-"""One training run in plain PyTorch, alone or under torchrun with FSDP2; prints losses and step sizes as JSON."""
+"""One run in plain PyTorch, alone or under torchrun with FSDP2 or DDP; prints losses and step sizes as JSON."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from functools import partial
 
 import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
 from hf_sls import LossClosure, create_optimizer
 from tests.conftest import language_rows, tiny_gpt2
@@ -17,14 +19,26 @@ from tests.conftest import language_rows, tiny_gpt2
 HALF = 4
 
 
+def loss_of(model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """Return the loss of the language model."""
+    return model(inputs, labels=inputs).loss
+
+
 def main() -> None:
-    """Train with the optimizer that the first argument names; as settings say, stop half-way or start from there."""
+    """Train with the optimizer that the first argument names; as settings say, stop half-way or start from there.
+
+    Under DDP the optimizer does all of a step, in the plainest form that there is.
+    """
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     model = tiny_gpt2(dropout=0.0)
     settings = json.loads(sys.argv[2])
+    plain = settings.pop("ddp", False)
     saved, loaded = settings.pop("save", None), settings.pop("load", None)
     if world_size > 1:
         torch.distributed.init_process_group("gloo")
+    if world_size > 1 and plain:
+        model = DistributedDataParallel(model)
+    elif world_size > 1:
         mesh = init_device_mesh("cpu", (world_size,))
         for block in model.transformer.h:
             fully_shard(block, mesh=mesh)
@@ -39,12 +53,15 @@ def main() -> None:
     for step in range(8)[HALF if loaded else 0 : HALF if saved else 8]:
         batch = rows[8 * step : 8 * step + 8][rank::world_size]
         inputs = torch.stack([row["input_ids"] for row in batch])
-        closure = LossClosure(model)
-        optimizer.zero_grad()
-        loss = closure.record(lambda inputs=inputs: model(inputs, labels=inputs).loss)
-        loss.backward()
-        optimizer.step(closure, loss=closure.loss)
-        losses.append(float(closure.loss))
+        evaluate = partial(loss_of, model, inputs)
+        if plain:
+            losses.append(float(optimizer.step(evaluate)))
+        else:
+            closure = LossClosure(model)
+            optimizer.zero_grad()
+            closure.record(evaluate).backward()
+            optimizer.step(closure, loss=closure.loss)
+            losses.append(float(closure.loss))
         step_sizes.append(optimizer.param_groups[0]["step_size"])
     if saved is not None:
         state_dicts = get_state_dict(model, optimizer, options=whole)

@@ -55,6 +55,15 @@ def test_shards_take_the_steps_of_whole_parameters(optim: str) -> None:
     assert both["counts"]["trials"] == alone["counts"]["trials"] >= 8
 
 
+def test_ranks_agree_in_the_plainest_loop() -> None:
+    """`optimizer.step(closure)` under DDP, of a closure that knows its own rows only."""
+    settings = json.dumps({"ddp": True, "search_rate": 10.0})
+    alone, both = (run(processes, "tests.distributed.shard", "adam_sls", settings) for processes in (1, 2))
+    assert both["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+    assert both["step_sizes"] == pytest.approx(alone["step_sizes"], rel=1e-4)
+    assert both["counts"]["trials"] == alone["counts"]["trials"] >= 8
+
+
 def test_the_trainer_with_fsdp2_is_one_process_of_twice_the_batch(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"gradient_accumulation_steps": 2, "max_grad_norm": 0.5}
     alone = train(1, tmp_path, "gpt2", per_device_train_batch_size=8, **settings)

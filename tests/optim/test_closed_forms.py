@@ -340,5 +340,8 @@ def test_the_parabola_warms_up_and_changes_by_little() -> None:
     after_failure = rule.searched(1.0, 2.0, failed, memory)
     assert rule.propose(0.0, after_failure) == pytest.approx(0.5 * memory["next"])
     assert rule.propose(0.0, rule.skipped(after_failure)) == pytest.approx(0.5 * memory["next"])
-    assert rule.failed(0.1, rejected, rule.new_memory()) == 0.01
+    fresh = rule.new_memory()
+    assert rule.failed(0.1, rejected, fresh) == 0.1
+    assert rule.searched(1.0, 2.0, rejected, fresh) == fresh
+    assert rule.unsearched(0.1, fresh) == 0.0
     assert rule.searched(1.0, 2.0, SearchResult(0.2, 1.0, 0, "unresolvable"), memory) == memory

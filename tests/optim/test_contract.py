@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import pickle
 import random
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from hf_sls.optim import OPTIMIZERS, Armijo, Gradient, LineSearchOptimizer, RandomState, create_optimizer
 
@@ -159,6 +161,43 @@ def test_a_loss_that_is_not_finite_takes_no_step_and_spoils_nothing(
 
 def moment_sums(optimizer: LineSearchOptimizer) -> list[float]:
     return [float(moment.sum()) for state in optimizer.state.values() for moment in state.values()]
+
+
+def _inconsistent(closure: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """A closure whose loss is a tenth more in trials."""
+    return lambda: closure() * (1.0 if torch.is_grad_enabled() else 1.1)
+
+
+@pytest.mark.parametrize("name", ["adam_sls", "amsgrad_sls", "sgd_sls"])
+@pytest.mark.parametrize(
+    "fault", [lambda f: lambda: f() * math.nan, lambda f: lambda: f() * 0, _inconsistent], ids=["NaN", "zero", "trials"]
+)
+@pytest.mark.parametrize("bad", range(1, 6))
+def test_bad_batches_at_the_start_cost_their_steps_and_no_more(name: str, fault: Any, bad: int) -> None:
+    model = Network()
+    optimizer = create_optimizer(name, model.parameters())
+    start, closures, losses = snapshot(model), model.closures(200), []
+    for _ in range(bad):
+        optimizer.step(fault(next(closures)))
+    for closure in closures:
+        if not optimizer.counts["accepted"]:
+            assert restored(model, start, optimizer)
+        losses.append(float(optimizer.step(closure).detach()))
+    assert optimizer.counts["accepted"] >= 10
+    assert sum(losses[-4:]) < 0.5 * sum(losses[:4])
+
+
+def test_a_device_that_nothing_ran_on_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking CUDA for its random state would start it, in a run on the CPU."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert RandomState.capture().devices == {}
+    state = torch.arange(3)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_device_index", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: state)
+    assert RandomState.capture().devices == {torch.device("cuda", 1): state}
 
 
 @every_member
