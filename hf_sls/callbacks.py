@@ -16,8 +16,9 @@ from .optim import FinishedSearch, LineSearchOptimizer, SearchReport
 logger = logging.getLogger(__name__)
 
 _NOT_THE_SAME_LOSS = (
-    "As a rule the loss is then not the same function in every trial: look for randomness or state of your own in the "
-    "model or in compute_loss. Or its precision is too low: compute it in fp32."
+    "As a rule the loss is then not the same function in every trial, or not the one that the gradient is of: look for "
+    "randomness, state or a detach() of your own in the model or in compute_loss. Or its precision is too low: compute "
+    "it in fp32."
 )
 _ADVICE = {
     "rejected": "Every step size tried was rejected, {report.trials} of them. " + _NOT_THE_SAME_LOSS,
@@ -60,6 +61,7 @@ class LineSearchCallback(TrainerCallback):
                 raise ValueError(f"{name}={value} is not allowed: steps and searches are counted from 1.")
         self.patience = patience
         self.landscape_steps = sorted(set(landscape_steps))
+        self._observed = False
         self.shown_beside: Sequence[TrainerCallback] = ()
         """The callbacks of the trainer, of which one may own a progress bar."""
 
@@ -72,7 +74,8 @@ class LineSearchCallback(TrainerCallback):
         self._has_warned = False
         self._steps_to_come = [step for step in self.landscape_steps if step > state.global_step]
         self._landscapes: list[Landscape] = []
-        self._observed = False
+        if self._observed:
+            self._stop_observing(kwargs["optimizer"])
         recorded = Path(args.output_dir) / LANDSCAPE_NAME
         if self.landscape_steps and state.global_step and recorded.exists():
             self._landscapes = [past for past in load_landscapes(recorded) if past.step <= state.global_step]
@@ -98,7 +101,7 @@ class LineSearchCallback(TrainerCallback):
         if search is None:
             return
         if self._observed:
-            search.observer, self._observed = None, False
+            self._stop_observing(search)
             if self._landscapes and state.is_world_process_zero:
                 save_landscapes(self._landscapes, Path(args.output_dir) / LANDSCAPE_NAME)
         report = search.last_search
@@ -108,6 +111,12 @@ class LineSearchCallback(TrainerCallback):
         if report is not self._last_seen:
             self._last_seen = report
             self._warn_of_failures(report, state)
+
+    def _stop_observing(self, optimizer: Any) -> None:
+        search = line_search_of(optimizer)
+        if search is not None:
+            search.observer = None
+        self._observed = False
 
     def _warn_of_failures(self, report: SearchReport, state: TrainerState) -> None:
         problem = _problem(report)

@@ -11,6 +11,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 logger = logging.getLogger(__name__)
 
+_MARK_OF_JIT_CHECKPOINTS = "checkpoint-is-incomplete.txt"
+"""What the Trainer's just-in-time checkpoint lies under while it is being saved."""
+
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | bool | None:
     """Return what `resume_from_checkpoint=True` means for a directory that a killed run has left.
@@ -34,7 +37,9 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | bool | None:
 
 
 def _is_complete(checkpoint: Path) -> bool:
-    """Whether the last file that the Trainer writes into a checkpoint is there, to its end."""
+    """Whether the last file that the Trainer writes into a checkpoint is there, to its end, without a mark."""
+    if (checkpoint / _MARK_OF_JIT_CHECKPOINTS).exists():
+        return False
     try:
         json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):

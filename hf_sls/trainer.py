@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, recursively_apply
 from huggingface_hub import EvalResult
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
@@ -40,7 +40,6 @@ from .training_args import (
 
 logger = logging.getLogger(__name__)
 
-_DEFAULT_LEARNING_RATE = 5e-5
 _MISSING = object()
 _NOT_OF_THE_FILE = (torch.OutOfMemoryError, torch.distributed.DistBackendError)
 
@@ -154,6 +153,10 @@ class LineSearchTrainerMixin(PushMixin, _Base):
                 ),
                 "as with torch.optim.AdamW; use nn.Embedding(sparse=False)",
             ),
+            "loss_type='dft'": (
+                getattr(self.args, "loss_type", None) == "dft",
+                "its gradient is not that of its value, which a trial looks at; use 'nll'",
+            ),
             "Apex": (getattr(self, "use_apex", False), "its backward cannot be turned off for a trial"),
         }
         for feature, (present, reason) in refused.items():
@@ -161,7 +164,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
                 raise ValueError(f"A line search does not work with {feature}: {reason}.")
 
     def _warn_of_learning_rate(self) -> None:
-        if is_line_search(self.args.optim) and self.args.learning_rate != _DEFAULT_LEARNING_RATE:
+        if is_line_search(self.args.optim) and self.args.learning_rate != type(self.args).learning_rate:
             logger.warning(
                 f"learning_rate={self.args.learning_rate} is not used: a line search finds the step size itself. "
                 "lr_scheduler_type says which share of it is taken."
@@ -311,6 +314,9 @@ class LineSearchTrainerMixin(PushMixin, _Base):
 
         return clip
 
+    def _mixed_mesh_grad_norm(self, model: nn.Module, max_norm: float) -> Any:
+        return self._undoing_clipping_in_slope(super()._mixed_mesh_grad_norm)(model, max_norm)
+
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """Count a step that the gradient scaler has left out before it is logged or saved."""
         if self.line_search_optimizer is not None:
@@ -376,7 +382,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
 class SLSTrainer(LineSearchTrainerMixin, Trainer):
     """`transformers.Trainer` that works with `optim="adam_sls"` and the other line-search names.
 
-    Use it in place of `Trainer`, with the same arguments. With any stock `optim` it is the stock Trainer, bit for bit.
+    Use it in place of `Trainer`, with the same arguments. With a stock `optim` it trains as that does, bit for bit.
 
     Raises:
         ValueError: the arguments do not suit a line search (unknown `optim_args`, DeepSpeed, FSDP1, `nn.DataParallel`);
@@ -396,14 +402,12 @@ def _step_size_of_each_layer(optimizer: LineSearchOptimizer) -> dict[str, float]
 
 def _some_rows(inputs: Any, fraction: float) -> tuple[Any, int, int]:
     """Return the first rows of every tensor whose first dimension is the batch, how many they are, and of how many."""
-    tensors = [value for value in inputs.values() if isinstance(value, Tensor) and value.ndim]
-    size = tensors[0].shape[0] if tensors else 0
+    sizes: list[int] = []
+    recursively_apply(lambda tensor: sizes.extend(tensor.shape[:1]), inputs)
+    size = sizes[0] if sizes else 0
     rows = math.ceil(fraction * size)
-    kept = {
-        key: value[:rows] if isinstance(value, Tensor) and value.ndim and value.shape[0] == size else value
-        for key, value in inputs.items()
-    }
-    return type(inputs)(kept), rows, size
+    kept = recursively_apply(lambda tensor: tensor[:rows] if tensor.shape[:1] == (size,) else tensor, inputs)
+    return kept, rows, size
 
 
 @contextmanager

@@ -251,6 +251,29 @@ def test_a_resumed_run_keeps_the_landscapes_of_before(arguments: Any, tmp_path: 
     assert [landscape.step for landscape in load_landscapes(tmp_path / "run")] == [2, 5]
 
 
+def test_an_interrupted_step_leaves_no_observer_to_the_next_run(arguments: Any, tmp_path: Path) -> None:
+    class Interrupted(SLSTrainer):
+        interrupts = True
+
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            if self.interrupts and self.state.global_step == 1:
+                raise KeyboardInterrupt
+            return super().compute_loss(*args, **kwargs)
+
+    trainer = Interrupted(
+        model=tiny_bert(),
+        args=arguments(optim_args="search_rate=inf"),
+        train_dataset=classification_rows(),
+        callbacks=[LineSearchCallback(landscape_steps=[2])],
+    )
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    trainer.interrupts = False
+    trainer.train()
+    assert [landscape.step for landscape in load_landscapes(tmp_path / "run")] == [2]
+    assert trainer.line_search_optimizer.observer is None
+
+
 @pytest.mark.parametrize("settings", [{"patience": 0}, {"landscape_steps": [3, 0]}])
 def test_counts_below_one_are_refused(settings: Any) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(settings))}=0 is not allowed"):

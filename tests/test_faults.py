@@ -250,6 +250,8 @@ def test_only_the_last_complete_checkpoint_counts(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-best").mkdir()
     (tmp_path / "checkpoint-best" / "trainer_state.json").write_text("{}")
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    (tmp_path / "checkpoint-10" / "checkpoint-is-incomplete.txt").write_text("Checkpoint started at step 10")
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
 
 
 @pytest.mark.parametrize("content", ["cut", "foreign", "empty", "another dict", "a list"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,12 @@ def test_clipping_does_not_falsify_the_slope(arguments: Any) -> None:
     assert slopes[1] == pytest.approx(slopes[0], rel=1e-3)
 
 
+@pytest.mark.skipif(not hasattr(Trainer, "_mixed_mesh_grad_norm"), reason="transformers clips in one way only")
+def test_clipping_over_several_meshes_does_not_either(arguments: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "_has_mixed_mesh_grads", lambda self, model: True)
+    test_clipping_does_not_falsify_the_slope(arguments)
+
+
 @pytest.mark.parametrize(
     ("model", "rows", "settings"),
     [
@@ -223,6 +230,27 @@ def test_a_part_of_a_batch_of_equal_rows_is_searched_like_the_whole(
     assert runs[1][3].count(kept) == window * (5 + runs[1][2])
     reported = trainer.state.log_history[-1]["train_forward_passes_per_step"]
     assert reported == pytest.approx(sum(runs[1][3]) / (4 * window * 5))
+
+
+def test_a_part_of_a_batch_of_any_shape_is_searched(arguments: Any) -> None:
+    class Nested(SLSTrainer):
+        seen: list[int] = []
+
+        def compute_loss(self, model: Any, inputs: Any, **kwargs: Any) -> Any:
+            (note, encoded), labels = inputs
+            self.seen.append(len(labels))
+            assert note == "a note"
+            return model(**encoded, labels=labels).loss
+
+    def collate(rows: list[Any]) -> Any:
+        encoded = {"input_ids": torch.stack([row["input_ids"] for row in rows])}
+        return [("a note", encoded), torch.stack([row["labels"] for row in rows])]
+
+    args = arguments(max_steps=2, optim_args="search_rate=inf,search_fraction=0.5", remove_unused_columns=False)
+    trainer = Nested(model=tiny_bert(), args=args, train_dataset=classification_rows(), data_collator=collate)
+    trainer.train()
+    assert trainer.seen.count(4) == 2
+    assert trainer.seen.count(2) == 2 + trainer.line_search_optimizer.counts["trials"]
 
 
 def test_a_part_of_the_batch_leaves_the_random_stream_alone(arguments: Any) -> None:
@@ -303,6 +331,18 @@ def test_an_unused_learning_rate_is_mentioned(arguments: Any, caplog: pytest.Log
     with caplog.at_level(logging.WARNING, "hf_sls"):
         SLSTrainer(model=tiny_bert(), args=arguments(learning_rate=0.5), train_dataset=classification_rows())
     assert "learning_rate=0.5 is not used" in caplog.text
+
+
+def test_a_default_learning_rate_is_not_whatever_it_is(arguments: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Each config of TRL has one of its own."""
+
+    @dataclass
+    class Arguments(SLSTrainingArguments):
+        learning_rate: float = 2e-5
+
+    with caplog.at_level(logging.WARNING, "hf_sls"):
+        SLSTrainer(model=tiny_bert(), args=arguments(Arguments), train_dataset=classification_rows())
+    assert "is not used" not in caplog.text
 
 
 @pytest.mark.parametrize("settings", ["c=0.3", "max_interval=3", "warmup=3"])
@@ -523,6 +563,7 @@ REFUSED: dict[str, Callable[[Any], None]] = {
     "DeepSpeed": lambda trainer: setattr(trainer, "is_deepspeed_enabled", True),
     "FSDP1": lambda trainer: setattr(trainer, "is_fsdp_enabled", True),
     "nn.DataParallel": lambda trainer: setattr(trainer.args, "_n_gpu", 2),
+    "loss_type='dft'": lambda trainer: setattr(trainer.args, "loss_type", "dft"),
 }
 
 

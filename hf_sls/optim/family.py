@@ -32,7 +32,8 @@ class SearchSettings(TypedDict, total=False):
         search_credit: trials allowed beyond `search_rate`, for the first searches; 10.
         search_credit_steps: steps, from the start, that `search_credit` is spread over; 1.
         search_fraction: share of the rows of a batch that `SLSTrainer` evaluates in trials, in (0, 1]; 1. Below 1 a
-            search costs one more evaluation of that share, of the loss before the step.
+            search costs one more evaluation of that share, of the loss before the step. The slope is still that of
+            the whole batch: with few rows the two do not fit, and steps that are far too short are all that passes.
         weight_decay: decoupled weight decay, times the step size taken; 0.
     """
 
