@@ -139,7 +139,7 @@ def read_sweep(path: str | Path) -> list[Run]:
     return runs
 
 
-def _optimizers(path: Path) -> dict[str, dict[str, Any]]:
+def _optimizers(path: Path) -> dict[str, Any]:
     optimizers = json.loads(path.read_text(encoding="utf-8"))["optimizers"]
     if not isinstance(optimizers, str):
         return optimizers
