@@ -134,8 +134,8 @@ class LossClosure:
 
     def _total(self, losses: list[Tensor]) -> Tensor:
         """Sum over the micro-batches, in at least fp32, and average over the processes."""
-        total = sum(loss.to(torch.promote_types(loss.dtype, torch.float32)) for loss in losses)
-        return torch.as_tensor(mean_over_processes(total / self._divisor))
+        total = sum(loss.to(torch.promote_types(loss.dtype, torch.float32)) for loss in losses) / self._divisor
+        return torch.as_tensor(mean_over_processes(total, losses[0].device))
 
 
 @contextmanager

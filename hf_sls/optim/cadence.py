@@ -114,6 +114,8 @@ class Adaptive:
 class Budget:
     """Search as often as a budget of trials allows: at most `credit + rate * steps`, and the trials of one search more.
 
+    The searches before the first that finds a step do not count: until then every step searches.
+
     The cost of a run is bounded before it starts, whatever the loss does, and for all layers of a model together:
     `credit` pays for the first searches, which have to find the scale of the step, `rate` is the share of a forward
     pass that every step may cost.

@@ -246,8 +246,9 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     @property
     def search_due(self) -> bool:
-        """Whether the next step will search, and so evaluate the closure."""
-        return any(self.cadence.due(self.param_groups[i]["line_search"]["cadence"]) for i in self._searched_indices())
+        """Whether the next step will search, and so evaluate the closure; each does until one has found a step."""
+        memories = [self.param_groups[i]["line_search"]["cadence"] for i in self._searched_indices()]
+        return not self._has_found_a_step or any(map(self.cadence.due, memories))
 
     @property
     def counts(self) -> dict[str, float]:
@@ -309,11 +310,15 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """Take one step and return the loss before it.
 
         `step(closure)` clears the gradients, evaluates the closure once with gradients and runs backward itself; the
-        trials repeat the random state of that evaluation, so that dropout masks are the same, and the loss is averaged
-        over all processes of `torch.distributed`, each of which has to make the step.
-        `step(closure, loss=loss)` is for after the caller's own backward; the closure then has to restore the random
-        state (`RandomState`) of the evaluation that gave `loss`, the buffers of the model, and to average over the
-        processes, as `hf_sls.LossClosure` does. Either way the random stream after the step is what it
+        trials repeat the random state of that evaluation, so that dropout masks are the same. Where `torch.distributed`
+        runs several processes they are taken for replicas of one model: the loss is averaged over them, and each has
+        to make the step.
+
+        `step(closure, loss=loss)` is for after the caller's own backward, and makes no collective call itself. The
+        closure then has to restore the random state (`RandomState`) of the evaluation that gave `loss`, to put back the
+        buffers of the model, and to average over replicas; `hf_sls.LossClosure` does all of that.
+
+        Either way the random stream after the step is what it
         would be without the search. After a search without an accepted trial, or an exception in the closure, the
         parameters are as before: to the bit where they are in half precision, or the direction is the gradient, or the
         step was above 1e-3; else to the rounding of moving them by that step and back, as no copy of them is made.
@@ -340,9 +345,9 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             random_state = RandomState.capture({p.device for group in self.param_groups for p in group["params"]})
             self.zero_grad()
             with torch.enable_grad():
-                loss = closure()
-                loss.backward()  # type: ignore[union-attr]
-            closure, loss = _averaged(closure), mean_over_processes(loss)
+                loss = torch.as_tensor(closure())
+                torch.autograd.backward(loss)
+            closure, loss = _averaged(closure, loss.device), mean_over_processes(loss, loss.device)
 
         report, skip = self._step(closure, loss, gradient_scale, random_state)
         self._count(report)
@@ -376,7 +381,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             (group,), memory = move.groups, move.memory
             if searched.groups:
                 step_size = self.initial_step.propose(move.step_size, memory["initial_step"])
-                memory = {**memory, "cadence": self.cadence.waited(report.trials, memory["cadence"])}
+                charged = self._charged(report.trials, report.outcome)
+                memory = {**memory, "cadence": self.cadence.waited(charged, memory["cadence"])}
             else:
                 step_size = self.initial_step.unsearched(move.step_size, memory["initial_step"])
                 memory = {
@@ -409,7 +415,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         path = Path(self.direction, move.parameters, move.gradients, move.states, move.kinds)
         devices = {parameter.device for parameter in move.parameters}
         with Trials(closure, path, devices, random_state) as trials:
-            tries_ahead = self._tries_ahead(memory)
+            tries_ahead = self._tries_ahead
             first = proposed if tries_ahead else min(proposed, path.longest_without_copy or proposed)
             slope_ahead = path.advance(first, skip) * gradient_scale
             ahead = [trials.evaluate()] if tries_ahead else []
@@ -460,7 +466,9 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             **memory,
             "step_size": result.step_size,
             "initial_step": self.initial_step.searched(start_loss, slope, result, memory["initial_step"]),
-            "cadence": self.cadence.searched(replace(result, trials=trials_made), memory["cadence"]),
+            "cadence": self.cadence.searched(
+                replace(result, trials=self._charged(trials_made, result.outcome)), memory["cadence"]
+            ),
         }
         if accepted:
             memory["criterion"] = self.criterion.accepted(start_loss, slope, result.loss, memory["criterion"])
@@ -487,9 +495,18 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         nothing = SearchResult(move.step_size, nan, trials, "unresolvable")
         move.remember({**move.memory, "cadence": self.cadence.searched(nothing, move.memory["cadence"])})
 
-    def _tries_ahead(self, memory: dict[str, Any]) -> bool:
+    @property
+    def _has_found_a_step(self) -> bool:
+        return self.param_groups[0]["line_search"]["counts"]["accepted"] > 0
+
+    @property
+    def _tries_ahead(self) -> bool:
         """Whether the first trial is worth a forward pass before loss and slope are read: not before it has a scale."""
-        return memory["counts"]["accepted"] > 0 and not self.initial_step.needs_slope
+        return self._has_found_a_step and not self.initial_step.needs_slope
+
+    def _charged(self, trials: int, outcome: StepOutcome) -> int:
+        """Return how many trials count for the cadence: none of a search before the first that finds a step."""
+        return trials if self._has_found_a_step or outcome == "accepted" else 0
 
     def _count(self, report: SearchReport) -> None:
         accepted, searched = report.outcome == "accepted", report.outcome != "not_searched"
@@ -557,8 +574,8 @@ class _Move:
             group.update(step_size=float(group["lr"]) * memory["step_size"], line_search=memory)
 
 
-def _averaged(closure: Closure) -> Closure:
-    return lambda: mean_over_processes(closure())
+def _averaged(closure: Closure, device: torch.device) -> Closure:
+    return lambda: mean_over_processes(closure(), device)
 
 
 def _not_finite(loss: Tensor | float, moves: list[_Move]) -> Tensor:

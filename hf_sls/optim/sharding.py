@@ -25,11 +25,11 @@ def shard_groups(tensor: Tensor) -> ShardGroups:
     return tuple(tensor.device_mesh.get_group(axis) for axis, kind in enumerate(tensor.placements) if kind.is_shard())
 
 
-def mean_over_processes(loss: Tensor | float) -> Tensor | float:
+def mean_over_processes(loss: Tensor | float, device: torch.device) -> Tensor | float:
     """Return the mean of a scalar over all processes; itself where there are not several. A collective call."""
-    if not torch.distributed.is_initialized():
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return loss
-    mean = torch.as_tensor(loss).detach().clone()
+    mean = torch.as_tensor(loss, device=device).detach().clone()
     torch.distributed.all_reduce(mean)
     return mean / torch.distributed.get_world_size()
 
