@@ -118,7 +118,7 @@ def read_sweep(path: str | Path) -> list[Run]:
 
     Raises:
         ValueError: a key is missing or unknown, or is empty; a peer is unknown, or the settings of a line search are;
-            there is no such other file.
+            the other file lists no optimizers.
     """
     sweep = json.loads(Path(path).read_text(encoding="utf-8"))
     keys = {"settings", "tasks", "sizes", "optimizers", "seeds"}
@@ -141,12 +141,12 @@ def read_sweep(path: str | Path) -> list[Run]:
 
 def _optimizers(path: Path) -> dict[str, Any]:
     optimizers = json.loads(path.read_text(encoding="utf-8"))["optimizers"]
-    if not isinstance(optimizers, str):
-        return optimizers
-    other = path.parent / optimizers
-    if not other.is_file():
-        raise ValueError(f"{path} has the optimizers of {optimizers!r}; there is no such file beside it.")
-    return _optimizers(other)
+    if isinstance(optimizers, str):
+        other = path.parent / optimizers
+        optimizers = json.loads(other.read_text(encoding="utf-8")).get("optimizers") if other.is_file() else None
+        if not isinstance(optimizers, dict) or not optimizers:
+            raise ValueError(f"{path} has the optimizers of {other.name!r}; no such file beside it lists any.")
+    return optimizers
 
 
 def main() -> None:

@@ -126,19 +126,19 @@ class Contestant:
         self.optimizer = make(list(self.model.parameters()))
         self.args = args
         self.passes = 0
-        self.inside = 0.0
-        self.arithmetic: list[float] = []
+        self.inside: list[tuple[Any, Any]] = []
+        self.steps: list[tuple[Any, list[tuple[Any, Any]], Any]] = []
 
     def step(self, batch: tuple[Tensor, Tensor]) -> None:
         """Take one step the way the optimizer wants it."""
 
         def evaluate() -> Tensor:
             self.passes += 1
-            start = self._now()
+            start = self._mark()
             with torch.autocast(self.args.device, torch.bfloat16, enabled=self.args.bf16):
                 logits = self.model(batch[0]).logits
             loss = torch.nn.functional.cross_entropy(logits.float(), batch[1])
-            self.inside += self._now() - start
+            self.inside.append((start, self._mark()))
             return loss
 
         def for_the_authors(backwards: bool = False) -> Tensor:
@@ -159,15 +159,33 @@ class Contestant:
             self.optimizer.step(for_the_authors)
 
     def _timed(self, step: Callable[[], Any]) -> None:
-        """Take a step, and note the time that it spends outside the model."""
-        self.inside, start = 0.0, self._now()
+        """Take a step, and mark when it begins and ends, and what of it is inside the model."""
+        self.inside, start = [], self._mark()
         step()
-        self.arithmetic.append(self._now() - start - self.inside)
+        self.steps.append((start, list(self.inside), self._mark()))
 
-    def _now(self) -> float:
+    def _mark(self) -> Any:
+        """Return this moment, on a device that of its own clock, which nobody waits for."""
+        if self.args.device == "cpu":
+            return time.perf_counter()
+        event = torch.Event(self.args.device, enable_timing=True)
+        event.record()
+        return event
+
+    def now(self) -> float:
+        """Return the time in seconds at which all that was asked for is done."""
         if self.args.device != "cpu":
             torch.accelerator.synchronize()
         return time.perf_counter()
+
+    @property
+    def arithmetic(self) -> list[float]:
+        """The time of each step outside the model, in seconds on the CPU and milliseconds elsewhere."""
+
+        def between(start: Any, end: Any) -> float:
+            return end - start if self.args.device == "cpu" else start.elapsed_time(end)
+
+        return [between(start, end) - sum(between(*part) for part in inside) for start, inside, end in self.steps]
 
 
 def make_batch(args: BenchmarkArguments, seed: int) -> tuple[Tensor, Tensor]:
@@ -182,16 +200,17 @@ def measure(args: BenchmarkArguments) -> dict[str, dict[str, Any]]:
     makers = contestants()
     runs = {name: Contestant(makers[name], args) for name in chosen(args)}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    warm_up = Contestant(makers[BASELINE], args)
-    for step in range(_WARM_UP_STEPS):
-        warm_up.step(make_batch(args, step))
+    for name in runs:
+        warm_up = Contestant(makers[name], args)
+        for step in range(_WARM_UP_STEPS):
+            warm_up.step(make_batch(args, step))
     for turn in range(args.rounds):
         batches = [make_batch(args, turn * args.steps + step) for step in range(args.steps)]
         for name, run in runs.items():
-            start = run._now()
+            start = run.now()
             for batch in batches:
                 run.step(batch)
-            seconds[name].append((run._now() - start) / args.steps)
+            seconds[name].append((run.now() - start) / args.steps)
     baseline = seconds[BASELINE]
     foreach = statistics.median(runs[FOREACH].arithmetic)
     figures = {}
@@ -223,7 +242,8 @@ def peak_memory(args: BenchmarkArguments) -> int:
 def peak_memory_of(name: str) -> int:
     """Return the peak memory of a process that runs one optimizer; before this process grows, as Linux inherits it."""
     command = [sys.executable, "-m", "hf_sls.benchmark", *sys.argv[1:], "--only", name]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return int(printed.split()[-1])
 
 
 def main() -> None:
@@ -243,12 +263,16 @@ def main() -> None:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "python": platform.python_version(),
-            "processor": platform.machine(),
+            "processor": _processor(args.device),
             "threads": torch.get_num_threads(),
         }
         arguments = {name: value for name, value in asdict(args).items() if name not in ("only", "output")}
         content = {"arguments": arguments, "machine": machine, "figures": figures}
         Path(args.output).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _processor(device: str) -> str:
+    return platform.machine() if device == "cpu" else torch.get_device_module(device).get_device_name()
 
 
 def table(figures: dict[str, dict[str, Any]]) -> str:

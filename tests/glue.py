@@ -9,12 +9,12 @@ from typing import Any
 import datasets
 import numpy as np
 
+from .conftest import WORDS
+
 SCRIPTS = Path(__file__).parent.parent / "glue_scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 import tasks
-
-WORDS = ["good", "bad", "film", "plot", "a", "the", "was", "not", 'quo"ted', "null"]
 
 
 def rows(task: tasks.Task, count: int = 12, named: bool = False) -> dict[str, list[Any]]:

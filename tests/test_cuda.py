@@ -1,4 +1,4 @@
-"""What only a GPU can show; `CUDA_VISIBLE_DEVICES=0 pytest -m cuda`, one command, a minute."""
+"""What only a GPU can show; `CUDA_VISIBLE_DEVICES=0 pytest tests/test_cuda.py`, one command, a minute."""
 
 from __future__ import annotations
 
@@ -48,8 +48,9 @@ def test_low_precision_is_as_near_to_fp32_as_with_adamw(precision: str, argument
     assert deviations[0] <= 2 * deviations[1] + 1e-2
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("precision", [{"tf32": False}, *PRECISIONS.values()], ids=str)
-def test_a_replay_gives_the_recorded_loss(precision: dict[str, Any], arguments: Any) -> None:
+def test_a_replay_gives_the_recorded_loss(precision: dict[str, Any], attention: str, arguments: Any) -> None:
     pairs: list[tuple[float, float]] = []
 
     class Checked(SLSTrainer):
@@ -61,7 +62,7 @@ def test_a_replay_gives_the_recorded_loss(precision: dict[str, Any], arguments: 
             return loss
 
     args = arguments(use_cpu=False, max_steps=5, **precision)
-    Checked(model=tiny_bert(), args=args, train_dataset=classification_rows()).train()
+    Checked(model=tiny_bert(attn_implementation=attention), args=args, train_dataset=classification_rows()).train()
     assert [recorded for recorded, _ in pairs] == [replayed for _, replayed in pairs]
 
 

@@ -158,8 +158,10 @@ def test_a_sweep_may_have_the_optimizers_of_another(tmp_path: Path) -> None:
     }
     assert {run.task for run in runs} == {"mrpc"}
     (tmp_path / "smoke.json").unlink()
-    with pytest.raises(ValueError, match=r"'smoke\.json'; there is no such file"):
-        read_sweep(tmp_path / "other.json")
+    (tmp_path / "itself.json").write_text(json.dumps({**content, "optimizers": "itself.json"}))
+    for path, named in (("other.json", "smoke"), ("itself.json", "itself")):
+        with pytest.raises(ValueError, match=rf"'{named}\.json'; no such file beside it lists any"):
+            read_sweep(tmp_path / path)
 
 
 def test_a_sweep_file_with_a_wrong_key_is_refused(tmp_path: Path) -> None:
