@@ -172,7 +172,7 @@ def _inconsistent(closure: Callable[[], Tensor]) -> Callable[[], Tensor]:
 @pytest.mark.parametrize(
     "fault", [lambda f: lambda: f() * math.nan, lambda f: lambda: f() * 0, _inconsistent], ids=["NaN", "zero", "trials"]
 )
-@pytest.mark.parametrize("bad", range(1, 6))
+@pytest.mark.parametrize("bad", [1, 3])
 def test_bad_batches_at_the_start_cost_their_steps_and_no_more(name: str, fault: Any, bad: int) -> None:
     model = Network()
     optimizer = create_optimizer(name, model.parameters())
