@@ -318,10 +318,10 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         closure then has to restore the random state (`RandomState`) of the evaluation that gave `loss`, to put back the
         buffers of the model, and to average over replicas; `hf_sls.LossClosure` does all of that.
 
-        Either way the random stream after the step is what it
-        would be without the search. After a search without an accepted trial, or an exception in the closure, the
-        parameters are as before: to the bit where they are in half precision, or the direction is the gradient, or the
-        step was above 1e-3; else to the rounding of moving them by that step and back, as no copy of them is made.
+        Either way the random stream after the step is what it would be without the search. After a search without an
+        accepted trial, or an exception in the closure, the parameters are as before: to the bit where they are in half
+        precision, or the direction is the gradient, or the step was above 1e-3; else to the rounding of moving them by
+        that step and back, as no copy of them is made.
 
         Args:
             closure: returns the loss of the current mini-batch, a scalar, and does not call backward. Trials call it
