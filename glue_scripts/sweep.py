@@ -124,7 +124,7 @@ def read_sweep(path: str | Path) -> list[Run]:
     keys = {"settings", "tasks", "sizes", "optimizers", "seeds"}
     if set(sweep) != keys or not all(sweep[key] for key in keys - {"settings"}):
         raise ValueError(f"{path} has the keys {sorted(sweep)}; {sorted(keys)} are needed, none but settings empty.")
-    optimizers = _optimizers(Path(path))
+    optimizers = _optimizers(sweep["optimizers"], Path(path))
     peers = {arguments.get("peer") for arguments in optimizers.values()} - {None}
     if not peers <= PEERS.keys():
         raise ValueError(f"{path} has the peers {sorted(peers)}; there are {', '.join(PEERS)}.")
@@ -139,13 +139,13 @@ def read_sweep(path: str | Path) -> list[Run]:
     return runs
 
 
-def _optimizers(path: Path) -> dict[str, Any]:
-    optimizers = json.loads(path.read_text(encoding="utf-8"))["optimizers"]
-    if isinstance(optimizers, str):
-        other = path.parent / optimizers
-        optimizers = json.loads(other.read_text(encoding="utf-8")).get("optimizers") if other.is_file() else None
-        if not isinstance(optimizers, dict) or not optimizers:
-            raise ValueError(f"{path} has the optimizers of {other.name!r}; no such file beside it lists any.")
+def _optimizers(given: dict[str, Any] | str, path: Path) -> dict[str, Any]:
+    if not isinstance(given, str):
+        return given
+    other = path.parent / given
+    optimizers = json.loads(other.read_text(encoding="utf-8")).get("optimizers") if other.is_file() else None
+    if not isinstance(optimizers, dict) or not optimizers:
+        raise ValueError(f"{path} has the optimizers of {given!r}; no such file beside it lists any.")
     return optimizers
 
 

@@ -212,7 +212,7 @@ def measure(args: BenchmarkArguments) -> dict[str, dict[str, Any]]:
                 run.step(batch)
             seconds[name].append((run.now() - start) / args.steps)
     baseline = seconds[BASELINE]
-    foreach = statistics.median(runs[FOREACH].arithmetic)
+    arithmetic = {name: statistics.median(times) for name, run in runs.items() if (times := run.arithmetic)}
     figures = {}
     for name, run in runs.items():
         ratios = [mine / theirs for mine, theirs in zip(seconds[name], baseline)]
@@ -223,7 +223,7 @@ def measure(args: BenchmarkArguments) -> dict[str, dict[str, Any]]:
             "step_time_high": max(ratios),
             "run_time": sum(seconds[name]) / sum(baseline),
             "passes_per_step": run.passes / (args.steps * args.rounds),
-            "arithmetic": statistics.median(run.arithmetic) / foreach if run.arithmetic else None,
+            "arithmetic": arithmetic[name] / arithmetic[FOREACH] if name in arithmetic else None,
         }
     return figures
 

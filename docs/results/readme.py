@@ -11,7 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -55,17 +55,22 @@ def cost(benchmark: str, optimizer: str) -> list[float]:
     return [figures[optimizer][key] for key in ("passes_per_step", "run_time", "peak_memory")]
 
 
+@cache
+def runs_of(name: str) -> pd.DataFrame:
+    """Return the runs of a sweep."""
+    return table_of_runs(read_results(RESULTS / name))
+
+
 def sweep_table(name: str) -> str:
     """Return a table of docs/choosing.md: the optimizers that have run on each task with each seed, by their loss."""
-    runs = table_of_runs(read_results(RESULTS / name))
-    table = overall(by_optimizer(runs))[["final loss", "score", "passes", "time"]]
+    table = overall(by_optimizer(runs_of(name)))[["final loss", "score", "passes", "time"]]
     table.columns = pd.Index(["loss", "accuracy", "passes", "time"])
     return table.to_markdown(floatfmt=("", ".3f", ".3f", ".2f", ".2f"))
 
 
 def figures() -> str:
     """Return the table of README."""
-    runs = table_of_runs(read_results(RESULTS / "small-minilm"))
+    runs = runs_of("small-minilm")
     cost_of_adamw = cost("benchmark-minilm-500-steps", "AdamW")
     rows: dict[str, list[float]] = {
         "`adam_sls`, nothing tuned": [
@@ -88,7 +93,7 @@ def figures() -> str:
 
 def whole_task() -> str:
     """Return the sentence of README on MRPC in full."""
-    table = overall(by_optimizer(table_of_runs(read_results(RESULTS / "mrpc-minilm"))))
+    table = overall(by_optimizer(runs_of("mrpc-minilm")))
     ours, low, high = (
         "{:.3f} and {:.3f}".format(*table.loc[name, ["final loss", "score"]])
         for name in ("adam_sls", "AdamW 1e-4", "AdamW 3e-4")
