@@ -24,7 +24,7 @@ from .landscape import load_landscapes
 from .plotting import plot_landscape, plot_runs
 from .runs import MEAN_LOG_LOSS, Run, load_runs
 
-_PACKAGES = ("hf-sls", "torch", "transformers", "accelerate", "datasets", "evaluate", "peft", "trl", "numpy")
+_PACKAGES = ("hf-sls", "transformers", "accelerate", "datasets", "evaluate", "peft", "trl", "numpy")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,7 +103,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _env(options: argparse.Namespace) -> None:
     rows = [("Python", platform.python_version()), ("platform", platform.platform())]
-    rows += [(name, _version(name)) for name in _PACKAGES]
+    rows += [("torch", torch.__version__), *((name, _version(name)) for name in _PACKAGES)]
     rows += [("devices", ", ".join(_devices()))]
     print(tabulate(rows, tablefmt="github", headers=["", "version"], disable_numparse=True))
 
