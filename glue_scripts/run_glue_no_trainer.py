@@ -110,7 +110,7 @@ def main() -> None:
         for batch in train_loader:
             with accelerator.accumulate(model):
                 closure = closure or LossClosure(
-                    model, divisor=args.gradient_accumulation_steps, keep_masks=optimizer.optimizer.search_due
+                    model, divisor=args.gradient_accumulation_steps, trials=optimizer.optimizer.search_due
                 )
                 loss = closure.record(partial(compute_loss, batch))
                 accelerator.backward(loss)

@@ -40,21 +40,24 @@ class LossClosure:
         model: the model as it is called in training, wrapped or not.
         divisor: divides the sum over the micro-batches, positive. Pass what the loop divides each loss by before
             backward: under Accelerate `accelerator.gradient_accumulation_steps`, for a shorter last window too.
+        trials: whether there will be any; `search_due` of the line-search optimizer says so. If not, only the loss is
+            kept.
         keep_masks: whether to keep the dropout masks for the trials, on a CPU, where drawing them again is slow; a byte
-            for each activation dropped, of the whole window. `search_due` of the line-search optimizer says whether
-            there will be any trials.
+            for each activation dropped, of the whole window.
 
     Raises:
         ValueError: `divisor` is not positive.
+        RuntimeError: it is called, and was made with `trials=False`.
     """
 
-    def __init__(self, model: nn.Module, divisor: float = 1.0, keep_masks: bool = True) -> None:
+    def __init__(self, model: nn.Module, divisor: float = 1.0, trials: bool = True, keep_masks: bool = True) -> None:
         if not divisor > 0:
             raise ValueError(f"divisor={divisor!r} is not allowed: a positive number is needed.")
         self._model = model
         self._divisor = divisor
-        self._devices = {parameter.device for parameter in model.parameters()}
-        self._keep_masks = keep_masks and can_be_kept(model)
+        self._trials = trials
+        self._devices = {parameter.device for parameter in model.parameters()} if trials else set()
+        self._keep_masks = trials and keep_masks and can_be_kept(model)
         self._micro_batches: list[tuple[Callable[[], Tensor], RandomState, DrawnMasks]] = []
         self._losses: list[Tensor] = []
         self._loss: Tensor | None = None
@@ -71,10 +74,11 @@ class LossClosure:
         Returns:
             What `evaluate` returned.
         """
-        random_state, masks = RandomState.capture(self._devices), DrawnMasks()
+        if self._trials:
+            random_state, masks = RandomState.capture(self._devices), DrawnMasks()
+            self._micro_batches.append((replay or evaluate, random_state, masks))
         with masks.drawing() if self._keep_masks else nullcontext():
             loss = evaluate()
-        self._micro_batches.append((replay or evaluate, random_state, masks))
         self._losses.append(loss.detach().clone())
         self._loss = None
         return loss
@@ -124,7 +128,10 @@ class LossClosure:
 
     @torch.no_grad()
     def _evaluate(self) -> Tensor:
-        with _buffers_kept(self._model), _buffers_not_broadcast(self._model), _resharded(self._model):
+        if not self._trials:
+            raise RuntimeError("This LossClosure cannot be evaluated again: it was made with trials=False.")
+        modules = list(self._model.modules())
+        with _buffers_kept(modules), _buffers_not_broadcast(modules), _resharded(modules):
             losses = []
             for replay, random_state, masks in self._micro_batches:
                 random_state.restore()
@@ -139,11 +146,11 @@ class LossClosure:
 
 
 @contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
+def _buffers_kept(modules: list[nn.Module]) -> Iterator[None]:
     """Put the buffers back, but for those that no forward pass changes, the packed weights of a quantised model."""
     kept = [
         (module, name, buffer, buffer.clone())
-        for module in model.modules()
+        for module in modules
         for name, buffer in module._buffers.items()
         if buffer is not None and (buffer.is_floating_point() or buffer.numel() <= _LARGEST_INTEGER_BUFFER)
     ]
@@ -156,9 +163,9 @@ def _buffers_kept(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _buffers_not_broadcast(model: nn.Module) -> Iterator[None]:
+def _buffers_not_broadcast(modules: list[nn.Module]) -> Iterator[None]:
     """Keep DDP's broadcast of buffers for the next training forward; a forward without gradients would use it up."""
-    wrappers = [module for module in model.modules() if isinstance(module, DistributedDataParallel)]
+    wrappers = [module for module in modules if isinstance(module, DistributedDataParallel)]
     flags = [wrapper.require_forward_param_sync for wrapper in wrappers]
     for wrapper in wrappers:
         wrapper.require_forward_param_sync = False
@@ -170,11 +177,11 @@ def _buffers_not_broadcast(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _resharded(model: nn.Module) -> Iterator[None]:
+def _resharded(modules: list[nn.Module]) -> Iterator[None]:
     """Drop what FSDP2 has gathered; a forward without gradients would leave it to the next one, which has moved on."""
     try:
         yield
     finally:
-        for module in model.modules():
+        for module in modules:
             if isinstance(module, FSDPModule):
                 module.reshard()

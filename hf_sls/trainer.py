@@ -241,8 +241,8 @@ class LineSearchTrainerMixin(PushMixin, _Base):
 
         if self._closure is None or self._closure_step != self.state.global_step:
             optimizer.disarm()
-            keep_masks = optimizer.search_due and optimizer.search_fraction == 1
-            self._closure = LossClosure(model, keep_masks=keep_masks)
+            keep_masks = optimizer.search_fraction == 1
+            self._closure = LossClosure(model, trials=optimizer.search_due, keep_masks=keep_masks)
             self._closure_step = self.state.global_step
         if self._counts_at_last_log is None:
             self._counts_at_last_log = optimizer.counts

@@ -30,6 +30,21 @@ def test_a_replay_gives_the_recorded_loss_and_moves_no_buffer() -> None:
     assert int(model[1].num_batches_tracked) == 3
 
 
+def test_without_trials_nothing_is_kept_but_the_loss() -> None:
+    model, inputs = model_with_buffers(), torch.randn(2, 16, 4)
+    whole, closure = LossClosure(model), LossClosure(model, trials=False)
+    for micro_batch in inputs:
+        evaluate = partial(share_of_loss, model, micro_batch, 2)
+        random_state = torch.get_rng_state()
+        whole.record(evaluate)
+        torch.set_rng_state(random_state)
+        closure.record(evaluate)
+    assert closure.loss == whole.loss
+    assert not closure._micro_batches
+    with pytest.raises(RuntimeError, match="trials=False"):
+        closure()
+
+
 def test_a_replaced_buffer_is_put_back() -> None:
     class Growing(nn.Module):
         def __init__(self) -> None:

@@ -100,7 +100,7 @@ def test_replayed_loss_is_the_recorded_loss(case: str, arguments: Any) -> None:
     model = settings.pop("model", tiny_bert)()
     rows = settings.pop("rows", classification_rows)()
     compute_loss_func = settings.pop("compute_loss_func", None)
-    args = arguments(num_train_epochs=1, max_steps=-1, **settings)
+    args = arguments(num_train_epochs=1, max_steps=-1, optim_args="search_rate=inf", **settings)
     trainer = ReplayChecked(model=model, args=args, train_dataset=rows, compute_loss_func=compute_loss_func)
     trainer.train()
     accumulated = args.gradient_accumulation_steps == 4
@@ -120,7 +120,8 @@ def test_replay_differs_when_the_parameters_do(arguments: Any) -> None:
             self.losses.append((float(trainer._closure.loss), float(trainer._closure())))
 
     moved = Moved()
-    trainer = SLSTrainer(model=tiny_bert(), args=arguments(), train_dataset=classification_rows(), callbacks=[moved])
+    args = arguments(optim_args="search_rate=inf")
+    trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows(), callbacks=[moved])
     trainer.train()
     assert all(after < before for before, after in moved.losses)
 

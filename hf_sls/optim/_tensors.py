@@ -30,27 +30,38 @@ def chunks(tensors: Sequence[Tensor], *others: Sequence[Any]) -> Iterator[tuple[
 
 
 def pieces(tensor: Tensor) -> Sequence[Tensor]:
-    """Return `tensor` flat, in parts of a chunk at most."""
-    return torch.split(tensor.reshape(-1), _chunk(tensor))
+    """Return `tensor` flat, in parts of a chunk at most; itself if it is no larger."""
+    return torch.split(tensor.reshape(-1), _chunk(tensor)) if tensor.numel() > _chunk(tensor) else (tensor,)
 
 
 def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
-    """Return the inner product `<left, right>` over two lists of equal shapes, as a 0-dim tensor.
+    """Return the inner product `<left, right>` over two lists of one device and equal shapes, as a 0-dim tensor.
 
-    Half-precision tensors are multiplied in fp32, so that the sum does not lose the small terms.
+    Half-precision tensors are multiplied in fp32, so that the sum does not lose the small terms. A device other than a
+    CPU gets few large launches rather than one for each tensor.
     """
-    return total([torch.dot(_flat(x), _flat(y)) for x, y in zip(left, right)])
+    if _on_cpu(left):
+        return total([torch.dot(_flat(x), _flat(y)) for x, y in zip(left, right)])
+    products = torch._foreach_mul([_flat(x) for x in left], [_flat(y) for y in right])
+    return torch.cat(products).sum()
 
 
 def square_sum(tensors: list[Tensor]) -> Tensor:
     """Return `||x||^2` over a list of tensors as a 0-dim tensor, not finite where one of their values is not.
 
-    On a CPU a product with itself is several times faster than torch's norm; not so elsewhere, where each tensor is a
-    launch, nor in half precision.
+    On a CPU a product with itself is several times faster than torch's norm; not so elsewhere, nor in half precision.
     """
-    if all(tensor.device.type == "cpu" and tensor.dtype not in HALF for tensor in tensors):
+    if _on_cpu(tensors) and not any(tensor.dtype in HALF for tensor in tensors):
         return dot(tensors, tensors)
-    return total([_flat(norm) ** 2 for norm in torch._foreach_norm(tensors)])
+    norms = []
+    for device, dtype in dict.fromkeys((tensor.device, tensor.dtype) for tensor in tensors):
+        alike = [tensor for tensor in tensors if (tensor.device, tensor.dtype) == (device, dtype)]
+        norms.append(torch.stack(torch._foreach_norm(alike, 2, torch.float32 if dtype in HALF else dtype)))
+    return total([of_one_kind.square().sum() for of_one_kind in norms])
+
+
+def _on_cpu(tensors: Sequence[Tensor]) -> bool:
+    return all(tensor.device.type == "cpu" for tensor in tensors)
 
 
 class Scratch:

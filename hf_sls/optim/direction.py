@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import chain
 from math import inf, sqrt
 from typing import Any, Literal, get_args
 
@@ -112,7 +113,9 @@ def _has_fused_kernel(optimizer: str, device: torch.device, dtype: torch.dtype) 
 def _can_fuse(optimizer: str, parameters: list[Tensor], *others: list[Tensor]) -> bool:
     """Whether torch has a kernel for the parameters, and all tensors are laid out alike, which it takes for granted."""
     kinds = {(parameter.device, parameter.dtype) for parameter in parameters}
-    alike = all(x.stride() == p.stride() for tensors in others for x, p in zip(tensors, parameters))
+    alike = all(map(Tensor.is_contiguous, chain(parameters, *others))) or all(
+        x.stride() == p.stride() for tensors in others for x, p in zip(tensors, parameters)
+    )
     return alike and all(_has_fused_kernel(optimizer, *kind) for kind in kinds)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from ._tensors import square_sum, to_floats
 from ._validation import check_range
@@ -534,6 +535,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """Gather the parameters of `groups` that have a gradient, and create their state where there is none."""
         move = _Move(groups)
         for group in groups:
+            whole = Kind(float(group["lr"]), group["weight_decay"], shard_groups=())
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
@@ -543,10 +545,11 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                     )
                 if not self.state[parameter]:
                     self.state[parameter].update(self.direction.new_state(parameter))
+                state, sharded = self.state[parameter], isinstance(parameter, DTensor)
                 move.parameters.append(local(parameter))
                 move.gradients.append(local(parameter.grad))
-                move.states.append({name: local(value) for name, value in self.state[parameter].items()})
-                move.kinds.append(Kind(float(group["lr"]), group["weight_decay"], shard_groups(parameter)))
+                move.states.append({name: local(value) for name, value in state.items()} if sharded else state)
+                move.kinds.append(replace(whole, shard_groups=shard_groups(parameter)) if sharded else whole)
         return move
 
 

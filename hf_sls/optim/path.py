@@ -194,7 +194,7 @@ class Path:
 
     def _save(self, part: _Part, step_size: float) -> None:
         stays = part.kind.lr == 0
-        half = any(parameter.dtype in HALF for parameter in part.parameters)
+        half = part.parameters[0].dtype in HALF
         if part.copies is None and (stays or half or step_size > self.longest_without_copy):
             part.copies = [parameter.clone() for parameter in part.parameters]
 

@@ -1,4 +1,4 @@
-"""How often a step waits for the device: every read of a tensor's value by the host is counted."""
+"""How often a step waits for the device, and how often it calls it: reads by the host and launches are counted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_sls.optim import create_optimizer
+from hf_sls.optim import _tensors, create_optimizer
 
 from ..problems import Network
 
@@ -57,3 +57,40 @@ def test_a_search_reads_once_a_trial_and_other_steps_never(
             searched += due
     assert 10 <= searched < 40
     assert ascending <= 5
+
+
+class CountingLaunches(TorchDispatchMode):
+    """Counts the operations that make a tensor or change one, and not the views of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.launches += not func.is_view and func is not torch.ops.aten.detach.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["adam_sls", "sgd_sls", "plasls"])
+def test_a_step_without_a_search_launches_as_much_for_many_tensors_as_for_few(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_tensors, "_on_cpu", lambda tensors: False)
+    launches = []
+    for count in (3, 30):
+        parameters = [torch.nn.Parameter(torch.ones(4)) for _ in range(count)]
+        optimizer = create_optimizer(name, parameters, search_rate=1e-3, search_credit=0.0)
+
+        def closure(parameters: list[torch.nn.Parameter] = parameters) -> torch.Tensor:
+            return torch.stack([x.square().sum() for x in parameters]).sum() / 1000
+
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = closure()
+            loss.backward()
+            searched, mode = optimizer.search_due, CountingLaunches()
+            with mode:
+                optimizer.step(closure, loss=loss)
+        assert not searched
+        launches.append(mode.launches)
+    assert launches[0] == launches[1]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_sls.optim import _tensors
-from hf_sls.optim._tensors import Scratch, chunks, dot
+from hf_sls.optim._tensors import Scratch, chunks, dot, square_sum
 
 SHAPES = [(3, 4), (50, 60), (7,), (), (2, 3, 5, 7), (1500,)]
 
@@ -18,11 +18,32 @@ def random_tensors(seed: int, dtype: torch.dtype) -> list[torch.Tensor]:
     return tensors
 
 
+@pytest.fixture(params=[True, False], ids=["CPU", "as elsewhere"])
+def on_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_tensors, "_on_cpu", lambda tensors: request.param)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_dot(dtype: torch.dtype) -> None:
+def test_dot(dtype: torch.dtype, on_cpu: None) -> None:
     x, y = random_tensors(0, dtype), random_tensors(1, dtype)
     expected = sum(float((a.double() * b.double()).sum()) for a, b in zip(x, y))
     assert float(dot(x, y)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_square_sum_of_several_kinds(on_cpu: None) -> None:
+    tensors = [x for dtype in (torch.float32, torch.float16, torch.float64) for x in random_tensors(0, dtype)]
+    expected = sum(float(x.double().square().sum()) for x in tensors)
+    assert float(square_sum(tensors)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_square_sum_says_what_is_not_finite(dtype: torch.dtype, on_cpu: None) -> None:
+    """Of half precision each element is finite here, and the norm would not be."""
+    large = [torch.full((100,), 6e4, dtype=dtype), torch.ones(3, dtype=dtype)]
+    assert square_sum(large).isfinite()
+    for value in (float("nan"), float("inf")):
+        large[1][1] = value
+        assert not square_sum(large).isfinite()
 
 
 def test_scratch_is_zero_again_for_each_part_and_one_piece_of_memory() -> None:
