@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,7 @@ class Contestant:
 
         self.optimizer.zero_grad()
         if isinstance(self.optimizer, LineSearchOptimizer):
-            closure = LossClosure(self.model, keep_masks=self.optimizer.search_due)
+            closure = LossClosure(self.model, trials=self.optimizer.search_due)
             torch.autograd.backward(closure.record(evaluate))
             self._timed(lambda: self.optimizer.step(closure, loss=closure.loss))
         elif isinstance(self.optimizer, torch.optim.AdamW):
@@ -252,7 +253,8 @@ def main() -> None:
     if args.only is not None:
         print(peak_memory(args))
         return
-    peaks = {name: peak_memory_of(name) for name in chosen(args)}
+    with ThreadPoolExecutor(1 if args.device == "cpu" else 4) as pool:
+        peaks = dict(zip(chosen(args), pool.map(peak_memory_of, chosen(args))))
     figures = measure(args)
     for name, row in figures.items():
         row["peak_mebibytes"] = peaks[name] / 2**20

@@ -12,15 +12,26 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 
 
+ON_CPU = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+
+
 def launch(
-    processes: int, module: str, *arguments: str, **options: Any
+    processes: int, module: str, *arguments: str, torchrun: bool = False, on_gpu: bool = False, **options: Any
 ) -> tuple[list[dict[str, Any]], subprocess.CompletedProcess[str]]:
-    """Run `module`, with options of `subprocess.run`; return the JSON of its RESULT lines, and how it ended."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    """Run `module`, with options of `subprocess.run`; return the JSON of its RESULT lines, and how it ended.
+
+    Several processes, or one with `torchrun`, are those of a process group.
+    """
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     finished = subprocess.run(
-        [sys.executable, *(torchrun if processes > 1 else []), "-m", module, *arguments],
+        [sys.executable, *(launcher if processes > 1 or torchrun else []), "-m", module, *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+            "OMP_NUM_THREADS": "1",
+            **({} if on_gpu else ON_CPU),
+        },
         stdout=subprocess.PIPE,
         text=True,
         check=False,

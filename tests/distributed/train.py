@@ -32,27 +32,33 @@ class BrokenOnOneRank(SLSTrainer):
 
 
 def main() -> None:
-    """Train as the JSON argument says."""
+    """Train as the JSON argument says.
+
+    Where it says `one_gpu`, all processes share the first GPU; `loss_scale` is what the gradient scaler begins with.
+    """
     settings = json.loads(sys.argv[1])
+    loss_scale = settings.pop("loss_scale", None)
+    if settings.pop("one_gpu", False):
+        os.environ["LOCAL_RANK"] = "0"
     name, sharded = settings.pop("model"), settings.pop("fsdp2", False)
     trainer_class = BrokenOnOneRank if settings.pop("broken", False) else SLSTrainer
     resumed, count = settings.pop("resume_from", None), settings.pop("rows", 64)
     model, rows = MODELS[name]
     defaults: dict[str, Any] = {"max_steps": 6, "save_strategy": "no", "optim_args": "search_rate=inf"}
-    args = SLSTrainingArguments(
-        **{**defaults, **settings}, logging_steps=1, report_to="none", disable_tqdm=True, use_cpu=True
-    )
+    defaults["use_cpu"] = not torch.cuda.is_available()
+    args = SLSTrainingArguments(**{**defaults, **settings}, logging_steps=1, report_to="none", disable_tqdm=True)
     trainer = trainer_class(model=model(), args=args, train_dataset=rows(count))
     if sharded:
         shard_on_cpu(trainer)
+    if loss_scale is not None:
+        trainer.accelerator.scaler = torch.amp.GradScaler(args.device.type, init_scale=loss_scale)
     if name == "bert":
         trainer.model_accepts_loss_kwargs = False
     trainer.train(resume_from_checkpoint=resumed)
-    gathered = [torch.zeros(()) for _ in range(args.world_size)]
-    checksum = sum(parameter.detach().double().abs().sum() for parameter in trainer.model.parameters()).float()
-    if args.world_size > 1 and not sharded:
-        torch.distributed.all_gather(gathered, checksum)
-        assert all(torch.equal(other, gathered[0]) for other in gathered), "the ranks have drifted apart"
+    if args.world_size > 1 and not trainer.is_fsdp_enabled:
+        checksum = sum(parameter.detach().double().abs().sum() for parameter in trainer.model.parameters())
+        gathered = trainer.accelerator.gather(checksum.reshape(1))
+        assert len(gathered.unique()) == 1, "the ranks have drifted apart"
     if trainer.is_world_process_zero():
         counts = trainer.line_search_optimizer.counts
         print("RESULT", json.dumps({"losses": losses(trainer), "step_sizes": step_sizes(trainer), "counts": counts}))

@@ -183,6 +183,10 @@ WORKLOADS = {
     "plasls": Feature(settings={"optim": "plasls", "optim_args": "joint_steps=2"}),
     "sgd_sls": Feature(settings={"optim": "sgd_sls"}, excludes=("plasls",)),
 }
+if torch.cuda.is_available():
+    WORKLOADS["fp16"] = Feature(
+        settings={"fp16": True}, precise=False, excludes=("bf16", "bf16 parameters", "DDP", "FSDP2")
+    )
 FEATURES = {**WORKLOADS, **ENGINES}
 
 
@@ -248,7 +252,7 @@ def _trainer(names: tuple[str, ...], output_dir: Path) -> Any:
         "report_to": "none",
         "save_strategy": "no",
         "disable_tqdm": True,
-        "use_cpu": True,
+        "use_cpu": not torch.cuda.is_available(),
         "remove_unused_columns": False,
     }
     for feature in features:

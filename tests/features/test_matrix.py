@@ -1,6 +1,9 @@
 """Each feature and each pair that can be in one run takes the steps of one process with the same global batch.
 
     pytest -m long tests/features
+    CUDA_VISIBLE_DEVICES=0 pytest -m long tests/features -k "not DDP and not FSDP2"
+
+The second line has the runs of one process on a GPU, with fp16 among the features.
 
 A pair with an engine feature is compared with the run without it, a pair of workload features with the same run in
 micro-batches, where that is the same run. Larger combinations are drawn at random.
@@ -8,8 +11,11 @@ micro-batches, where that is the same run. Larger combinations are drawn at rand
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,10 +59,18 @@ RUNS = sorted({run for names in COMBINATIONS for run in (reference(names), compa
 
 @cache
 def results(count: int, sharded: bool, directory: Path) -> dict[Names, dict[str, Any]]:
-    """Run everything that needs so many processes, in one launch."""
+    """Run everything that needs so many processes, in a launch for each that the cores have room for."""
     runs = [names for names in RUNS if processes(names) == count and is_sharded(names) == sharded]
-    found, _ = launch(count, "tests.features.worker", json.dumps(runs), str(directory))
-    return {tuple(result.pop("names")): result for result in found}
+    launches = max(1, (os.cpu_count() or 1) // count)
+
+    def share(number: int) -> list[dict[str, Any]]:
+        own = json.dumps(runs[number::launches])
+        found, _ = launch(count, "tests.features.worker", own, str(directory / str(number)), on_gpu=count == 1)
+        return found
+
+    with ThreadPoolExecutor(launches) as pool:
+        found = itertools.chain.from_iterable(pool.map(share, range(launches)))
+        return {tuple(result.pop("names")): result for result in found}
 
 
 @pytest.mark.parametrize("names", COMBINATIONS, ids=" + ".join)
