@@ -1,20 +1,17 @@
-"""GLUE tasks as files of a few made-up examples, and the scripts on the path."""
+"""GLUE tasks as files of a few made-up examples."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import tasks
 
 from .conftest import WORDS
 
 SCRIPTS = Path(__file__).parent.parent / "glue_scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-import tasks
 
 
 def rows(task: tasks.Task, count: int = 12, named: bool = False) -> dict[str, list[Any]]:
