@@ -95,23 +95,24 @@ class LossClosure:
 
         Args:
             optimizer: a line-search optimizer, wrapped by Accelerate or not.
-            gradient_norm: what `clip_grad_norm_` returned, when the gradients were clipped; the slope is scaled back by
-                it.
+            gradient_norm: what `clip_grad_norm_` returned for all parameters of the optimizer, when the gradients were
+                clipped; the slope is scaled back by it, and it says whether they are finite.
             max_norm: what the gradients were clipped to.
 
         Raises:
             ValueError: only one of `gradient_norm` and `max_norm` is given, or `max_norm` is not positive.
         """
         scale: Tensor | float = 1.0
-        if gradient_norm is not None and max_norm is not None and max_norm > 0:
-            norm = gradient_norm.full_tensor() if isinstance(gradient_norm, DTensor) else gradient_norm
-            scale = torch.clamp((torch.as_tensor(norm) + 1e-6) / max_norm, min=1.0)
+        norm = gradient_norm.full_tensor() if isinstance(gradient_norm, DTensor) else gradient_norm
+        if norm is not None and max_norm is not None and max_norm > 0:
+            scale = torch.clamp((torch.as_tensor(norm) + 1e-6) / max_norm, min=1.0) if self._trials else 1.0
         elif gradient_norm is not None or max_norm is not None:
             raise ValueError(
                 f"gradient_norm={gradient_norm!r} and max_norm={max_norm!r} are not allowed: of gradients that were "
                 "clipped both are needed, max_norm above 0; of others neither."
             )
-        getattr(optimizer, "optimizer", optimizer).arm(self, self.loss, gradient_scale=scale)
+        known = norm if isinstance(norm, Tensor) else None
+        getattr(optimizer, "optimizer", optimizer).arm(self, self.loss, gradient_scale=scale, gradient_norm=known)
 
     def rebase(self) -> None:
         """Evaluate now, and from here on return the recorded loss plus the change since.

@@ -46,6 +46,13 @@ def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     return torch.cat(products).sum()
 
 
+def quotients(numerators: list[Tensor], denominators: list[Tensor] | tuple[Tensor, ...]) -> list[Tensor]:
+    """Return `numerator / denominator` over two lists; on a CPU in the memory of the denominators."""
+    if _on_cpu(numerators):
+        return [torch.div(x, y, out=y) for x, y in zip(numerators, denominators)]
+    return list(torch._foreach_div(numerators, denominators))
+
+
 def square_sum(tensors: list[Tensor]) -> Tensor:
     """Return `||x||^2` over a list of tensors as a 0-dim tensor, not finite where one of their values is not.
 

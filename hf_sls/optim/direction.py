@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
-from ._tensors import HALF, chunks
+from ._tensors import HALF, chunks, quotients
 from ._validation import check_choice, check_range
 
 SearchDirection = Literal["gradient", "momentum"]
@@ -226,7 +226,7 @@ class Adam(Direction):
         denominators = torch._foreach_sqrt([v.float() if v.dtype in HALF else v for v in second_moments])
         torch._foreach_mul_(denominators, scale.unbind())
         torch._foreach_add_(denominators, (self.eps * correction).unbind())
-        return [torch.div(vector, x, out=x) for vector, x in zip(vectors, denominators)]
+        return quotients(vectors, denominators)
 
     @property
     def _moment_names(self) -> tuple[str, ...]:

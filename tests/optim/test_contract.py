@@ -349,6 +349,23 @@ def test_an_armed_closure_serves_one_step(member: str) -> None:
         optimizer.step()
 
 
+@every_member
+def test_a_norm_that_is_known_says_whether_gradients_are_finite(member: str) -> None:
+    model = Network()
+    optimizer = MEMBERS[member](model.parameters())
+    moved = []
+    for norm, closure in zip((1.0, float("nan"), float("inf"), 1.0), model.closures(4)):
+        optimizer.zero_grad()
+        loss = closure()
+        loss.backward()
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        optimizer.arm(closure, loss, gradient_norm=torch.tensor(norm, dtype=torch.float16))
+        optimizer.step()
+        moved.append(not all(torch.equal(x, y) for x, y in zip(before, model.parameters())))
+    assert moved == [True, False, False, True]
+    assert optimizer.counts["skipped_steps"] == 2
+
+
 def test_a_step_that_never_came_is_counted_when_the_next_is_armed() -> None:
     model = Network()
     optimizer = create_optimizer("adam_sls", model.parameters())
