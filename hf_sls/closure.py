@@ -50,7 +50,7 @@ class LossClosure:
         RuntimeError: it is called, and was made with `trials=False`.
     """
 
-    def __init__(self, model: nn.Module, divisor: float = 1.0, trials: bool = True, keep_masks: bool = True) -> None:
+    def __init__(self, model: nn.Module, divisor: float = 1.0, *, trials: bool = True, keep_masks: bool = True) -> None:
         if not divisor > 0:
             raise ValueError(f"divisor={divisor!r} is not allowed: a positive number is needed.")
         self._model = model
@@ -74,11 +74,11 @@ class LossClosure:
         Returns:
             What `evaluate` returned.
         """
-        if self._trials:
-            random_state, masks = RandomState.capture(self._devices), DrawnMasks()
-            self._micro_batches.append((replay or evaluate, random_state, masks))
+        random_state, masks = RandomState.capture(self._devices) if self._trials else None, DrawnMasks()
         with masks.drawing() if self._keep_masks else nullcontext():
             loss = evaluate()
+        if random_state is not None:
+            self._micro_batches.append((replay or evaluate, random_state, masks))
         self._losses.append(loss.detach().clone())
         self._loss = None
         return loss
@@ -95,24 +95,23 @@ class LossClosure:
 
         Args:
             optimizer: a line-search optimizer, wrapped by Accelerate or not.
-            gradient_norm: what `clip_grad_norm_` returned for all parameters of the optimizer, when the gradients were
-                clipped; the slope is scaled back by it, and it says whether they are finite.
+            gradient_norm: what `clip_grad_norm_` returned, when the gradients were clipped; the slope is scaled back by
+                it.
             max_norm: what the gradients were clipped to.
 
         Raises:
             ValueError: only one of `gradient_norm` and `max_norm` is given, or `max_norm` is not positive.
         """
         scale: Tensor | float = 1.0
-        norm = gradient_norm.full_tensor() if isinstance(gradient_norm, DTensor) else gradient_norm
-        if norm is not None and max_norm is not None and max_norm > 0:
-            scale = torch.clamp((torch.as_tensor(norm) + 1e-6) / max_norm, min=1.0) if self._trials else 1.0
+        if gradient_norm is not None and max_norm is not None and max_norm > 0:
+            norm = gradient_norm.full_tensor() if isinstance(gradient_norm, DTensor) else gradient_norm
+            scale = torch.clamp((torch.as_tensor(norm) + 1e-6) / max_norm, min=1.0)
         elif gradient_norm is not None or max_norm is not None:
             raise ValueError(
                 f"gradient_norm={gradient_norm!r} and max_norm={max_norm!r} are not allowed: of gradients that were "
                 "clipped both are needed, max_norm above 0; of others neither."
             )
-        known = norm if isinstance(norm, Tensor) else None
-        getattr(optimizer, "optimizer", optimizer).arm(self, self.loss, gradient_scale=scale, gradient_norm=known)
+        getattr(optimizer, "optimizer", optimizer).arm(self, self.loss, gradient_scale=scale)
 
     def rebase(self) -> None:
         """Evaluate now, and from here on return the recorded loss plus the change since.

@@ -45,6 +45,15 @@ def test_without_trials_nothing_is_kept_but_the_loss() -> None:
         closure()
 
 
+def test_a_micro_batch_that_fails_is_not_kept() -> None:
+    model, inputs = model_with_buffers(), torch.randn(2, 16, 4)
+    closure = LossClosure(model)
+    with pytest.raises(RuntimeError, match="shapes"):
+        closure.record(lambda: model(inputs[0].T).sum())
+    closure.record(partial(share_of_loss, model, inputs[1], 1))
+    assert closure() == closure.loss
+
+
 def test_a_replaced_buffer_is_put_back() -> None:
     class Growing(nn.Module):
         def __init__(self) -> None:

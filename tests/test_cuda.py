@@ -144,7 +144,14 @@ def test_a_step_that_the_scaler_skips_is_counted(arguments: Any) -> None:
 
 
 @pytest.mark.parametrize("precision", [{}, {"fp16": True}, {"bf16": True}], ids=str)
-def test_a_run_resumes_exactly(precision: dict[str, Any], arguments: Any, tmp_path: Path) -> None:
+def test_a_run_resumes_exactly(
+    precision: dict[str, Any], arguments: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    for name in ("deterministic", "benchmark"):
+        monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
+
     def run(resume: bool | None = None) -> SLSTrainer:
         args = arguments(
             use_cpu=False, full_determinism=True, max_steps=8, save_strategy="steps", save_steps=5, **precision
@@ -232,7 +239,7 @@ def test_a_compiled_model_takes_the_steps_of_the_plain_one(mode: str, accumulati
     (plain, plain_steps), (compiled, compiled_steps) = curves
     assert compiled == pytest.approx(plain, rel=1e-3)
     assert compiled_steps == pytest.approx(plain_steps, rel=1e-2)
-    assert graphs[11] == graphs[-1]
+    assert 0 < graphs[11] == graphs[-1]
 
 
 GROUPS: dict[str, tuple[int, dict[str, Any]]] = {

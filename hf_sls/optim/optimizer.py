@@ -142,7 +142,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         self._report: SearchReport | None = None
         self._unread: tuple[Tensor | float, Tensor] | None = None
         self._skips: Tensor | None = None
-        self._armed: tuple[Closure, Tensor | float, Tensor | float, Tensor | None] | None = None
+        self._armed: tuple[Closure, Tensor | float, Tensor | float] | None = None
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -247,7 +247,10 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     @property
     def search_due(self) -> bool:
-        """Whether the next step will search, and so evaluate the closure; each does until one has found a step."""
+        """Whether the next step will search, and so evaluate the closure; each does until one has found a step.
+
+        While a closure is armed for a step, the next one is the step after that.
+        """
         memories = [self.param_groups[i]["line_search"]["cadence"] for i in self._searched_indices()]
         return not self._has_found_a_step or any(map(self.cadence.due, memories))
 
@@ -279,27 +282,19 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """Return the composition as text, `AdamSLS(direction=..., criterion=..., ...)`."""
         return f"{type(self).__name__}({', '.join(f'{name}={rule}' for name, rule in self.rules.items())})"
 
-    def arm(
-        self,
-        closure: Closure,
-        loss: Tensor | float,
-        gradient_scale: Tensor | float = 1.0,
-        gradient_norm: Tensor | None = None,
-    ) -> None:
+    def arm(self, closure: Closure, loss: Tensor | float, gradient_scale: Tensor | float = 1.0) -> None:
         """Hand the closure to the next `step()`, for a training loop that calls it without one.
 
         Args:
             closure: as for `step`.
             loss: the loss that the gradients in `.grad` belong to.
             gradient_scale: true gradient over `.grad`, above 1 when the gradient was clipped; it scales the slope back.
-            gradient_norm: the norm of all gradients as a 0-dim tensor, where it is known: `step` then need not look
-                for NaN and infinities itself.
 
         A closure that is still armed for another step is one whose step a gradient scaler left out; see `skip`.
         """
         if self._armed is not None and self._armed[0] is not closure:
             self.skip()
-        self._armed = (closure, loss, gradient_scale, gradient_norm)
+        self._armed = (closure, loss, gradient_scale)
 
     def disarm(self) -> None:
         """Forget the closure handed over by `arm`."""
@@ -341,9 +336,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             RuntimeError: there is no closure, neither as argument nor by `arm`, or a gradient is sparse.
         """
         gradient_scale: Tensor | float = 1.0
-        gradient_norm = None
         if closure is None and self._armed is not None:
-            closure, loss, gradient_scale, gradient_norm = self._armed
+            closure, loss, gradient_scale = self._armed
         self.disarm()
         if closure is None:
             if all(float(group["lr"]) == 0 for group in self.param_groups):
@@ -359,7 +353,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 torch.autograd.backward(loss)
             closure, loss = _averaged(closure, loss.device), mean_over_processes(loss, loss.device)
 
-        report, skip = self._step(closure, loss, gradient_scale, gradient_norm, random_state)
+        report, skip = self._step(closure, loss, gradient_scale, random_state)
         self._count(report)
         self._report, self._unread = report, None
         if report.outcome != "not_searched":
@@ -374,13 +368,12 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         closure: Closure,
         loss: Tensor | float,
         gradient_scale: Tensor | float,
-        gradient_norm: Tensor | None,
         random_state: RandomState | None,
     ) -> tuple[SearchReport, Tensor]:
         indices = self._searched_indices() if self.search_due else []
         searched = self._move([self.param_groups[i] for i in indices])
         others = [self._move([group]) for i, group in enumerate(self.param_groups) if i not in indices]
-        skip = _not_finite(loss, gradient_norm, [searched, *others])
+        skip = _not_finite(loss, [searched, *others])
 
         if searched.groups:
             report = self._search(searched, closure, loss, skip, gradient_scale, random_state)
@@ -539,7 +532,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     def _searched_indices(self) -> list[int]:
         layers = [group.get("layer", index) for index, group in enumerate(self.param_groups)]
-        return self.partition.searched(layers, self.param_groups[0]["line_search"]["counts"]["steps"])
+        steps = self.param_groups[0]["line_search"]["counts"]["steps"] + (self._armed is not None)
+        return self.partition.searched(layers, steps)
 
     def _move(self, groups: list[dict[str, Any]]) -> _Move:
         """Gather the parameters of `groups` that have a gradient, and create their state where there is none."""
@@ -591,15 +585,13 @@ def _averaged(closure: Closure, device: torch.device) -> Closure:
     return lambda: mean_over_processes(closure(), device)
 
 
-def _not_finite(loss: Tensor | float, gradient_norm: Tensor | None, moves: list[_Move]) -> Tensor:
+def _not_finite(loss: Tensor | float, moves: list[_Move]) -> Tensor:
     """Return 1.0 where the loss or a gradient is NaN or infinite, else 0.0; a 0-dim tensor, read by nobody yet."""
-    if gradient_norm is not None:
-        probe = gradient_norm + torch.as_tensor(loss, device=gradient_norm.device)
-    else:
-        norm = square_sum([gradient for move in moves for gradient in move.gradients])
-        probe = norm + torch.as_tensor(loss, device=norm.device)
-        for groups in dict.fromkeys(kind.shard_groups for move in moves for kind in move.kinds):
-            probe = sum_over_shards(probe, groups)
+    gradients = [gradient for move in moves for gradient in move.gradients]
+    probe = square_sum(gradients)
+    probe = probe + torch.as_tensor(loss, dtype=probe.dtype, device=probe.device)
+    for groups in dict.fromkeys(kind.shard_groups for move in moves for kind in move.kinds):
+        probe = sum_over_shards(probe, groups)
     return 1 - probe.isfinite().float()
 
 

@@ -61,7 +61,7 @@ RUNS = sorted({run for names in COMBINATIONS for run in (reference(names), compa
 def results(count: int, sharded: bool, directory: Path) -> dict[Names, dict[str, Any]]:
     """Run everything that needs so many processes, in a launch for each that the cores have room for."""
     runs = [names for names in RUNS if processes(names) == count and is_sharded(names) == sharded]
-    launches = max(1, (os.cpu_count() or 1) // count)
+    launches = max(1, min(16, os.cpu_count() or 1) // count)
 
     def share(number: int) -> list[dict[str, Any]]:
         own = json.dumps(runs[number::launches])

@@ -18,7 +18,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hf_sls.optim import OPTIMIZERS, Armijo, Gradient, LineSearchOptimizer, RandomState, create_optimizer
+from hf_sls.optim import (
+    OPTIMIZERS,
+    Adam,
+    Adaptive,
+    Armijo,
+    Cyclic,
+    Gradient,
+    LineSearchOptimizer,
+    RandomState,
+    create_optimizer,
+)
 
 from ..members import MEMBERS
 from ..problems import Network, restored, same, snapshot
@@ -349,23 +359,6 @@ def test_an_armed_closure_serves_one_step(member: str) -> None:
         optimizer.step()
 
 
-@every_member
-def test_a_norm_that_is_known_says_whether_gradients_are_finite(member: str) -> None:
-    model = Network()
-    optimizer = MEMBERS[member](model.parameters())
-    moved = []
-    for norm, closure in zip((1.0, float("nan"), float("inf"), 1.0), model.closures(4)):
-        optimizer.zero_grad()
-        loss = closure()
-        loss.backward()
-        before = [parameter.detach().clone() for parameter in model.parameters()]
-        optimizer.arm(closure, loss, gradient_norm=torch.tensor(norm, dtype=torch.float16))
-        optimizer.step()
-        moved.append(not all(torch.equal(x, y) for x, y in zip(before, model.parameters())))
-    assert moved == [True, False, False, True]
-    assert optimizer.counts["skipped_steps"] == 2
-
-
 def test_a_step_that_never_came_is_counted_when_the_next_is_armed() -> None:
     model = Network()
     optimizer = create_optimizer("adam_sls", model.parameters())
@@ -379,6 +372,26 @@ def test_a_step_that_never_came_is_counted_when_the_next_is_armed() -> None:
             optimizer.step()
     counts = optimizer.counts
     assert (counts["steps"], counts["skipped_steps"], counts["searches"]) == (3, 2, 1)
+
+
+def test_what_is_due_is_due_whether_the_step_before_came_or_not() -> None:
+    """Layer by layer, with steps that a gradient scaler leaves out, and closures made for steps without a search."""
+    model = Network()
+    layers = [{"params": [parameter]} for parameter in model.parameters()]
+    cadence = Adaptive(warmup=3, max_interval=5)
+    optimizer = LineSearchOptimizer(layers, direction=Adam(), partition=Cyclic(joint_steps=0), cadence=cadence)
+    searched = []
+    for number, closure in enumerate(model.closures(60)):
+        due = optimizer.search_due
+        optimizer.zero_grad()
+        loss = closure()
+        loss.backward()
+        optimizer.arm(closure, loss)
+        if number % 3:
+            optimizer.step()
+            searched.append((due, optimizer.last_report.outcome != "not_searched"))
+    assert {due for due, _ in searched} == {True, False}
+    assert all(due == did for due, did in searched)
 
 
 @every_member
