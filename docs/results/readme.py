@@ -108,8 +108,8 @@ def on_a_gpu() -> str:
     """Return the sentence of README on a GPU."""
     times = {bits: cost(f"benchmark-h200{bits}", "adam_sls")[1] for bits in ("", "-bf16")}
     return (
-        "On an [H200](docs/explanation/cost.md#measured), which waits for the host with so small a model, 500 steps of\n"
-        f"128 tokens take `adam_sls` {times['']:.2f} of AdamW's time in fp32 and {times['-bf16']:.2f} under bf16."
+        "On an [H200](docs/explanation/cost.md#measured), which waits for the host with so small a model, 500 steps\n"
+        f"of 128 tokens take `adam_sls` {times['']:.2f} of AdamW's time in fp32 and {times['-bf16']:.2f} under bf16."
     )
 
 
