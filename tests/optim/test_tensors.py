@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_sls.optim import _tensors
-from hf_sls.optim._tensors import Scratch, chunks, dot, square_sum
+from hf_sls.optim._tensors import Scratch, chunks, dot, quotients, square_sum
 
 SHAPES = [(3, 4), (50, 60), (7,), (), (2, 3, 5, 7), (1500,)]
 
@@ -28,6 +28,17 @@ def test_dot(dtype: torch.dtype, on_cpu: None) -> None:
     x, y = random_tensors(0, dtype), random_tensors(1, dtype)
     expected = sum(float((a.double() * b.double()).sum()) for a, b in zip(x, y))
     assert float(dot(x, y)) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_quotients(dtype: torch.dtype, on_cpu: None) -> None:
+    """Of half precision over fp32, as Adam divides."""
+    wide = torch.float32 if dtype == torch.bfloat16 else dtype
+    x, y = random_tensors(0, dtype), random_tensors(1, wide)
+    expected = [a.double() / b.double() for a, b in zip(x, y)]
+    for found, value in zip(quotients(x, y), expected, strict=True):
+        assert found.dtype == wide
+        torch.testing.assert_close(found.double(), value, rtol=1e-6, atol=0.0)
 
 
 def test_square_sum_of_several_kinds(on_cpu: None) -> None:
