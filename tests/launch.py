@@ -13,6 +13,14 @@ ROOT = Path(__file__).parent.parent
 ON_CPU = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
 
 
+def run(processes: int, module: str, *arguments: str, **options: Any) -> dict[str, Any]:
+    """Launch what has to end well, with one result, and return that."""
+    results, finished = launch(processes, module, *arguments, stderr=subprocess.PIPE, timeout=200, **options)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    (result,) = results
+    return result
+
+
 def launch(
     processes: int, module: str, *arguments: str, torchrun: bool = False, on_gpu: bool = False, **options: Any
 ) -> tuple[list[dict[str, Any]], subprocess.CompletedProcess[str]]:

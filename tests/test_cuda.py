@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_sls import LossClosure, SLSTrainer, create_optimizer
 
+from . import launch
 from .conftest import classification_rows, losses, step_sizes, tiny_bert
-from .launch import launch
 from .members import MEMBERS
 
 pytestmark = [
@@ -273,15 +272,4 @@ def test_processes_on_a_gpu_agree_about_one_that_breaks(tmp_path: Path) -> None:
 
 
 def trained_by(processes: int, settings: dict[str, Any], torchrun: bool = True) -> dict[str, Any]:
-    results, finished = launch(
-        processes,
-        "tests.distributed.train",
-        json.dumps(settings),
-        torchrun=torchrun,
-        on_gpu=True,
-        stderr=subprocess.PIPE,
-        timeout=200,
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    (result,) = results
-    return result
+    return launch.run(processes, "tests.distributed.train", json.dumps(settings), torchrun=torchrun, on_gpu=True)

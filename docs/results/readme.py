@@ -93,15 +93,13 @@ def figures() -> str:
 
 def whole_task() -> str:
     """Return the sentence of README on MRPC in full."""
-    table = overall(by_optimizer(runs_of("mrpc-minilm")))
-    ours, low, high = (
-        "{:.3f} and {:.3f}".format(*table.loc[name, ["final loss", "score"]])
-        for name in ("adam_sls", "AdamW 1e-4", "AdamW 3e-4")
-    )
-    runs = runs_of("large-minilm")
-    ours_again, low_again = (
-        "{:.3f} and {:.3f}".format(*quality(runs[runs["optimizer"] == name])) for name in ("adam_sls", "AdamW 1e-4")
-    )
+
+    def said(sweep: str, *optimizers: str) -> list[str]:
+        table = overall(by_optimizer(runs_of(sweep)))
+        return ["{:.3f} and {:.3f}".format(*table.loc[name, ["final loss", "score"]]) for name in optimizers]
+
+    ours, low, high = said("mrpc-minilm", "adam_sls", "AdamW 1e-4", "AdamW 3e-4")
+    ours_again, low_again = said("large-minilm", "adam_sls", "AdamW 1e-4")
     return (
         "On [MRPC in full](docs/choosing.md#a-whole-task) (575 steps, one seed), loss and accuracy: `adam_sls`\n"
         f"{ours}, AdamW {low} at 1e-4, {high} at 3e-4. Over three more runs each\n"

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.launch import launch
+from tests.launch import run
 
 
 def train(processes: int, output: Path, model: str, **settings: Any) -> dict[str, Any]:
     return run(
         processes, "tests.distributed.train", json.dumps({"output_dir": str(output), "model": model, **settings})
     )
-
-
-def run(processes: int, *arguments: str) -> dict[str, Any]:
-    results, finished = launch(processes, *arguments, stderr=subprocess.PIPE, timeout=200)
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    (result,) = results
-    return result
 
 
 @pytest.mark.parametrize(
