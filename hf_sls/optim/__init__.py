@@ -10,13 +10,14 @@ from .cadence import Adaptive, Budget, Cadence, EveryStep
 from .criterion import Armijo, Criterion, Line, NonMonotone, Smoothed
 from .direction import Adagrad, Adam, Direction, Gradient
 from .family import PLASLS, SGDSLS, AdagradSLS, AdamSLS, AMSGradSLS, PoNoS, SaLSa, SearchSettings, SGDSaLSa
-from .initial_step import InitialStep, LastStep, ParabolaMinimum, Polyak
+from .initial_step import InitialStep, LastStep, Polyak, Wolfe
 from .layer_groups import layer_groups
 from .optimizer import LineSearchOptimizer, SearchReport
 from .partition import Cyclic, Joint, Partition
 from .random_state import RandomState
 from .registry import OPTIMIZERS, RECOMMENDED, create_optimizer
 from .trials import FinishedSearch
+from .watch import Watch
 
 __all__ = [
     "OPTIMIZERS",
@@ -45,7 +46,6 @@ __all__ = [
     "Line",
     "LineSearchOptimizer",
     "NonMonotone",
-    "ParabolaMinimum",
     "Partition",
     "PoNoS",
     "Polyak",
@@ -56,6 +56,8 @@ __all__ = [
     "SearchResult",
     "SearchSettings",
     "Smoothed",
+    "Watch",
+    "Wolfe",
     "create_optimizer",
     "layer_groups",
 ]

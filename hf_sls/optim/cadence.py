@@ -123,24 +123,20 @@ class Budget:
     Args:
         credit: trials allowed beyond the rate, at least 0.
         rate: trials earned by each step, positive.
-        credit_steps: number of steps, from the start, that the credit is spread over, at least 1.
     """
 
     credit: float = 10.0
     rate: float = 0.1
-    credit_steps: int = 1
 
     def __post_init__(self) -> None:
         check_range("credit", self.credit, low=0.0)
         check_range("rate", self.rate, low=0.0, include_low=False)
-        check_integer("credit_steps", self.credit_steps, low=1)
 
     def new_memory(self) -> Memory:
         return {"steps": 0, "trials": 0}
 
     def due(self, memory: Memory) -> bool:
-        step = memory["steps"] + 1
-        return memory["trials"] < self.credit * min(step / self.credit_steps, 1.0) + self.rate * step
+        return memory["trials"] < self.credit + self.rate * (memory["steps"] + 1)
 
     def searched(self, result: SearchResult, memory: Memory) -> Memory:
         return self.waited(result.trials, memory)

@@ -57,20 +57,27 @@ class Criterion(Protocol):
 class Armijo:
     """Sufficient decrease: `f(w + eta p) <= f(w) - c * eta * s` (Armijo 1966; SLS, arXiv 1905.09997, eq. 1).
 
+    With a tolerance `t` a loss may be higher by `t * |f(w)|`, as in the approximate Wolfe conditions of Hager and Zhang
+    (SIAM J. Optim. 16, 2005): two losses that differ by less than their rounding do not say which one is lower.
+
     Args:
         c: the share of the decrease promised by the slope that a step must reach, in (0, 1). Larger is stricter.
+        tolerance: the relative difference of two losses that is taken for rounding, in [0, 1); 2^-8 is the spacing of
+            bfloat16.
     """
 
     c: float = 0.1
+    tolerance: float = 0.0
 
     def __post_init__(self) -> None:
         check_range("c", self.c, low=0.0, high=1.0, include_low=False, include_high=False)
+        check_range("tolerance", self.tolerance, low=0.0, high=1.0, include_high=False)
 
     def new_memory(self) -> Memory:
         return {}
 
     def line(self, loss: float, slope: float, memory: Memory) -> Line:
-        return Line(intercept=loss, rate=self.c * slope)
+        return Line(intercept=loss + self.tolerance * abs(loss), rate=self.c * slope)
 
     def accepted(self, loss: float, slope: float, accepted_loss: float, memory: Memory) -> Memory:
         return memory

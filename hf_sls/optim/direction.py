@@ -298,6 +298,6 @@ class Adagrad(Direction):
 
 
 def _bias_correction(beta: float, states: list[State]) -> Tensor:
-    """Return `1 - beta^k` for the step k of each state, on its device, so that nobody waits for it."""
-    steps = torch.stack([state["step"] for state in states])
+    """Return `1 - beta^k` for the step k of each state, at least 1, on its device, so that nobody waits for it."""
+    steps = torch.stack([state["step"] for state in states]).clamp(min=1)
     return 1 - beta ** (steps if steps.device.type == "mps" else steps.double())

@@ -7,17 +7,19 @@ from math import inf
 from torch import nn
 from typing_extensions import TypedDict, Unpack
 
-from ._validation import check_integer, check_range
+from ._validation import check_choice, check_range
 from .backtracking import Backtracking
-from .cadence import Adaptive, Budget, Cadence
+from .cadence import Adaptive, Budget, Cadence, EveryStep
 from .criterion import Armijo, Criterion, NonMonotone, Smoothed
 from .direction import Adagrad, Adam, Direction, Gradient, SearchDirection
-from .initial_step import InitialStep, LastStep, ParabolaMinimum, Polyak
+from .initial_step import InitialStep, LastStep, Polyak, Wolfe
 from .layer_groups import layer_groups
 from .optimizer import LineSearchOptimizer, Params
 from .partition import Cyclic, Partition
+from .watch import Watch
 
 _DOUBLED_IN_500 = 2 ** (1 / 500)
+_ROUNDING_OF_BF16 = 2.0**-8
 
 
 class SearchSettings(TypedDict, total=False):
@@ -30,7 +32,6 @@ class SearchSettings(TypedDict, total=False):
             tried; `-inf`.
         search_rate: trials that a step may cost on average (`Budget`); `inf`, the cadence of the paper.
         search_credit: trials allowed beyond `search_rate`, for the first searches; 10.
-        search_credit_steps: steps, from the start, that `search_credit` is spread over; 1.
         search_fraction: share of the rows of a batch that `SLSTrainer` evaluates in trials, in (0, 1]; 1. Below 1 a
             search costs one more evaluation of that share, of the loss before the step. The slope is still that of
             the whole batch: with few rows the two do not fit, and steps that are far too short are all that passes.
@@ -42,7 +43,6 @@ class SearchSettings(TypedDict, total=False):
     lower_bound: float
     search_rate: float
     search_credit: float
-    search_credit_steps: int
     search_fraction: float
     weight_decay: float
 
@@ -59,38 +59,37 @@ class _Named(LineSearchOptimizer):
         shrink: float,
         cadence: Cadence | None = None,
         partition: Partition | None = None,
+        watch: Watch | None = None,
         *,
-        safety: float = 0.9,
         max_trials: int = 100,
         interpolate: bool = False,
         lower_bound: float = -inf,
         search_rate: float = inf,
         search_credit: float = 10.0,
-        search_credit_steps: int = 1,
         search_fraction: float = 1.0,
         weight_decay: float = 0.0,
     ) -> None:
         check_range("search_fraction", search_fraction, low=0.0, high=1.0, include_low=False)
         check_range("search_credit", search_credit, low=0.0)
-        check_integer("search_credit_steps", search_credit_steps, low=1)
         if search_rate != inf:
             check_range("search_rate", search_rate, low=0.0, include_low=False)
-            cadence = Budget(search_credit, search_rate, search_credit_steps)
+            cadence = Budget(search_credit, search_rate)
         self.search_fraction = search_fraction
         super().__init__(
             params,
             direction=direction,
             criterion=criterion,
             initial_step=initial_step,
-            backtracking=Backtracking(shrink, max_trials, interpolate, safety=safety, lower_bound=lower_bound),
+            backtracking=Backtracking(shrink, max_trials, interpolate, lower_bound=lower_bound),
             cadence=cadence,
             partition=partition,
+            watch=watch,
             weight_decay=weight_decay,
         )
 
 
-class _AdamWithMinimum(_Named):
-    """Adam's direction, and on request steps that aim at a share of the averaged parabola's minimum."""
+class _AdamWithWolfe(_Named):
+    """Adam's direction, and on request a step size that is bracketed by both conditions of Wolfe and then held."""
 
     def __init__(
         self,
@@ -101,19 +100,18 @@ class _AdamWithMinimum(_Named):
         smoothing: float,
         shrink: float,
         growth: float,
-        minimum_share: float,
+        wolfe: bool,
         cadence: Cadence | None = None,
         **search: Unpack[SearchSettings],
     ) -> None:
-        check_range("minimum_share", minimum_share, low=0.0, high=1.0, include_high=False)
-        check_range("c", c, low=0.0, high=1.0, include_low=False, include_high=False)
+        check_choice("wolfe", wolfe, (False, True))
         initial_step: InitialStep = LastStep(init_step_size, growth)
-        safety = 0.9
-        if minimum_share:
-            initial_step, safety = ParabolaMinimum(init_step_size, minimum_share, growth=growth), 0.5
-            c = 1 - minimum_share
-        criterion = Smoothed(c, smoothing) if smoothing else Armijo(c)
-        super().__init__(params, direction, criterion, initial_step, shrink, cadence, safety=safety, **search)
+        criterion: Criterion = Smoothed(c, smoothing) if smoothing else Armijo(c)
+        watch = None
+        if wolfe:
+            initial_step, watch = Wolfe(init_step_size, growth), Watch()
+            criterion, cadence = Armijo(c, _ROUNDING_OF_BF16), EveryStep()
+        super().__init__(params, direction, criterion, initial_step, shrink, cadence, watch=watch, **search)
 
 
 class SGDSLS(_Named):
@@ -150,7 +148,7 @@ class SGDSLS(_Named):
         super().__init__(params, Gradient(), Armijo(c), LastStep(init_step_size, growth), shrink, **search)
 
 
-class AdamSLS(_AdamWithMinimum):
+class AdamSLS(_AdamWithWolfe):
     """Adam with the Armijo line search (ADAMSLS, Kenneweg et al. 2023, arXiv 2403.18506).
 
     Each step is Adam's, `w - eta * m^ / (sqrt(v^) + eps)`, with the largest tried `eta` that satisfies the Armijo
@@ -158,8 +156,8 @@ class AdamSLS(_AdamWithMinimum):
 
     Args:
         params: parameters, named parameters or parameter groups.
-        init_step_size: where the first search starts (eta_0), positive; beside `minimum_share`, at most.
-        c: sufficient decrease, in (0, 1); larger takes smaller steps. Beside `minimum_share` not used.
+        init_step_size: where the first search starts (eta_0), positive; with `wolfe`, at most.
+        c: sufficient decrease, in (0, 1); larger takes smaller steps.
         betas: decay rates of Adam's moments, each in [0, 1).
         eps: added to Adam's denominator.
         search_direction: `"gradient"` searches along `-g / (sqrt(v^) + eps)` and applies the step size found along
@@ -167,9 +165,9 @@ class AdamSLS(_AdamWithMinimum):
         smoothing: share of the past in the criterion (`Smoothed`), in [0, 1); 0 is Armijo.
         shrink: factor of a rejected step (beta), in (0, 1).
         growth: factor from one search to the next (gamma^(1/n)), at least 1.
-        minimum_share: aim at this share of the averaged parabola's minimum (`ParabolaMinimum`), in [0, 1), but at most
-            at `growth` times the step before, searched or not, with `growth` above 1. The sufficient decrease is then
-            `1 - minimum_share`: steps of more than twice the aim are rejected. 0: do not.
+        wolfe: whether to find the step size at the start of the run, from what the next batch says of each step
+            (`Wolfe`), and to hold it then; a `Watch` begins the search again where the run gets worse. `growth` is then
+            that of `Wolfe`, above 1, and the criterion is Armijo's, with the rounding of bfloat16 as its tolerance.
         search: `SearchSettings`.
     """
 
@@ -186,11 +184,11 @@ class AdamSLS(_AdamWithMinimum):
         smoothing: float = 0.0,
         shrink: float = 0.9,
         growth: float = _DOUBLED_IN_500,
-        minimum_share: float = 0.0,
+        wolfe: bool = False,
         **search: Unpack[SearchSettings],
     ) -> None:
         direction = Adam(betas, eps, search_direction, self._amsgrad)
-        super().__init__(params, direction, init_step_size, c, smoothing, shrink, growth, minimum_share, **search)
+        super().__init__(params, direction, init_step_size, c, smoothing, shrink, growth, wolfe, **search)
 
 
 class AMSGradSLS(AdamSLS):
@@ -283,7 +281,7 @@ class PLASLS(_Named):
         )
 
 
-class SaLSa(_AdamWithMinimum):
+class SaLSa(_AdamWithWolfe):
     """Adam with the smoothed line search, as often as needed (SaLSa, Kenneweg et al. 2024, arXiv 2407.20650).
 
     A step is accepted when the decrease averaged over the batches is sufficient (`Smoothed`), and searched only as
@@ -292,15 +290,15 @@ class SaLSa(_AdamWithMinimum):
 
     Args:
         params: parameters, named parameters or parameter groups.
-        init_step_size: where the first search starts (eta_0), positive; beside `minimum_share`, at most.
-        c: sufficient decrease, in (0, 1); larger takes smaller steps. Beside `minimum_share` not used.
+        init_step_size: where the first search starts (eta_0), positive; with `wolfe`, at most.
+        c: sufficient decrease, in (0, 1); larger takes smaller steps.
         betas: decay rates of Adam's moments, each in [0, 1).
         eps: added to Adam's denominator.
         search_direction: as in `AdamSLS`.
         smoothing: share of the past in the criterion (B), in [0, 1).
         shrink: factor of a rejected step, in (0, 1).
         growth: factor from one search to the next, at least 1.
-        minimum_share: as in `AdamSLS`.
+        wolfe: as in `AdamSLS`; `smoothing`, `warmup` and `max_interval` are not used then.
         warmup: number of searches, from the start, that take place on every step.
         max_interval: the most steps from one search to the next.
         search: `SearchSettings`.
@@ -317,7 +315,7 @@ class SaLSa(_AdamWithMinimum):
         smoothing: float = 0.9,
         shrink: float = 0.8,
         growth: float = 1.1,
-        minimum_share: float = 0.0,
+        wolfe: bool = False,
         warmup: int = 10,
         max_interval: int = 10,
         **search: Unpack[SearchSettings],
@@ -330,7 +328,7 @@ class SaLSa(_AdamWithMinimum):
             smoothing,
             shrink,
             growth,
-            minimum_share,
+            wolfe,
             Adaptive(warmup, max_interval),
             **search,
         )

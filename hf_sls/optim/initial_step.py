@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 from typing import ClassVar
 
 from ._validation import check_integer, check_range
@@ -25,6 +24,12 @@ class InitialStep:
     needs_slope: ClassVar[bool] = False
     """Whether `start` changes what was proposed after the first search too; then a trial waits for loss and slope."""
 
+    needs_next_slope: ClassVar[bool] = False
+    """Whether `judged` is to hear, before each search but the first, what the present batch says of the last step."""
+
+    whole_steps: ClassVar[bool] = False
+    """Whether steps are taken whole until the rule has settled, whatever share of them a schedule asks for."""
+
     def new_memory(self) -> Memory:
         """Return the memory before the first search."""
         return {}
@@ -37,6 +42,24 @@ class InitialStep:
         """Return the first step size to try, once loss and slope of the batch are known."""
         return proposed
 
+    def judged(self, next_slope: float, memory: Memory) -> Memory:
+        """Return the memory once the next batch has judged the last step.
+
+        Args:
+            next_slope: the slope of the present batch along the last update, `<g_{k+1}, u_k>`, at the point that the
+                last step has led to. Above 0 the loss of this batch still falls along it.
+            memory: that of before.
+        """
+        return memory
+
+    def settled(self, memory: Memory) -> bool:
+        """Whether the step size is found, so that no step needs a search any more."""
+        return False
+
+    def restarted(self, step_size: float, memory: Memory) -> Memory:
+        """Return the memory for a search that begins again, from `step_size`."""
+        return memory
+
     def searched(self, loss: float, slope: float, result: SearchResult, memory: Memory) -> Memory:
         """Return the memory after a search from `loss` with the given `slope`; the step size is that to go on with."""
         return memory
@@ -48,10 +71,6 @@ class InitialStep:
     def unsearched(self, step_size: float, memory: Memory) -> float:
         """Return the step size of a step without a search, given the step size last taken."""
         return step_size
-
-    def skipped(self, memory: Memory) -> Memory:
-        """Return the memory after a step without a search."""
-        return memory
 
 
 @dataclass(frozen=True)
@@ -124,98 +143,89 @@ class Polyak(InitialStep):
 
 
 @dataclass(frozen=True)
-class ParabolaMinimum(InitialStep):
-    r"""A share of the step that minimises the parabola through the searches so far.
+class Wolfe(InitialStep):
+    r"""Grow the step while it is too short for the next batch, shrink it where it is too long for its own, then hold.
 
-    An accepted trial at `eta` shows the curvature of the loss along the direction,
-    `q = (f(w + eta p) - f(w) + eta s) / eta^2`. With averages over the n accepted trials, from zero::
+    The two conditions of Wolfe (1969) bracket a step: sufficient decrease says when it is too long, the slope at the
+    point that it leads to says when it is too short. Here the second one is asked of the *next* mini-batch, whose
+    gradient there is at hand anyway: along the update u_k of the last step, `F = <g_{k+1}, u_k>`. With n refusals so
+    far::
 
-        S := B S + (1 - B) s        Q := B Q + (1 - B) q        aim = share * S / (2 Q / (1 - B^n))
+        F > 0:        eta := eta * growth^(narrowing^n)             too short for the next batch
+        F <= 0:       n := n + 1                                    long enough
+        rejected:     eta := max(accepted step, eta / 2), n := n + 1    too long for its own batch
 
-    The next step is the aim, but at most `growth` times the last, on the first `reach - 1` steps after a search too,
-    and never above `2 f / s` of a first search with a positive loss, the lowest point of a parabola that touches zero:
-    where gradients vanish, Adam's updates do, and a step that has grown to make up for it is far too long for the next
-    gradient that does not. It is at least `shrink` times that of the last search, also where every trial was rejected,
-    and stays where there was none to judge: one batch that cannot be searched does not cost the step size. One trial a
-    search says in which direction the step size is wrong, and by how much; where c is at most `1 - share / 2` the
-    criterion is met on average, and only guards.
+    After `refusals` of them the step size is settled: it is held, a schedule may scale it, and no step is searched any
+    more. Until then every step is searched and taken whole, so the search is a warm-up as well. The first search starts
+    where the slope promises to take a small part, `first_decrease`, off the loss.
 
-    The first search starts where the slope promises to take a tenth (`promise`) off a positive loss, or at `first`
-    where that is less; where it finds no step, none is taken until a later one does, from there again. The step size
-    then warms up: the second step is at most `1 - B` times the first, slow growth takes it from there, and `S` is not
-    corrected for its start from zero, as `Q` is, so that no descent is counted on before it was seen. Early batches
-    promise more than they keep, as most of the slope along a young average of gradients is that of the batch's own
-    gradient.
+    The slope needs no forward pass and is no difference of two losses, so it says the same in any precision. Where the
+    noise of the batches decides its sign the search ends early, near its start. It fails where a first batch is no
+    guide to the scale of the others (its loss is that of a rare outlier, say), as the step size then starts too far
+    below to be found in a short run.
 
     Args:
         first: the largest step that the first search starts from, positive.
-        share: how far to the minimum, in (0, 2).
-        smoothing: B, in [0, 1).
-        growth: the largest factor from one step to the next, above 1.
-        reach: number of steps over which the step size may grow on what one search has seen, at least 1.
-        shrink: the smallest factor from one search to the next, in (0, 1).
-        promise: the share of the loss that the first trial promises to take off, positive.
+        growth: the factor from one step to the next before any refusal, above 1.
+        narrowing: what a refusal leaves of the exponent of growth, in [0, 1].
+        refusals: how many settle the step size, at least 1.
+        first_decrease: the part of the loss that the slope of the first trial promises to take off, in (0, 1].
+
+    References:
+        P. Wolfe, Convergence conditions for ascent methods, SIAM Review 11 (1969). Nocedal and Wright, Numerical
+        Optimization, section 3.1. docs/results/one-default.md has the evidence for the values.
     """
 
     first: float = 0.1
-    share: float = 0.5
-    smoothing: float = 0.7
-    growth: float = 1.1
-    reach: int = 3
-    shrink: float = 0.5
-    promise: float = 0.1
+    growth: float = 1.3
+    narrowing: float = 0.5
+    refusals: int = 5
+    first_decrease: float = 0.03
+    needs_slope: ClassVar[bool] = True
+    needs_next_slope: ClassVar[bool] = True
+    whole_steps: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_range("init_step_size", self.first, low=0.0, include_low=False)
-        check_range("promise", self.promise, low=0.0, include_low=False)
-        check_range("share", self.share, low=0.0, high=2.0, include_low=False, include_high=False)
-        check_range("smoothing", self.smoothing, low=0.0, high=1.0, include_high=False)
         check_range("growth", self.growth, low=1.0, include_low=False)
-        check_integer("reach", self.reach, low=1)
-        check_range("shrink", self.shrink, low=0.0, high=1.0, include_low=False, include_high=False)
+        check_range("narrowing", self.narrowing, low=0.0, high=1.0)
+        check_integer("refusals", self.refusals, low=1)
+        check_range("first_decrease", self.first_decrease, low=0.0, high=1.0, include_low=False)
 
     def new_memory(self) -> Memory:
-        return {"searches": 0, "slope": 0.0, "curvature": 0.0, "longest": inf, "aim": self.first, "next": self.first}
+        return {"searches": 0, "refusals": 0, "step_size": self.first}
+
+    def judged(self, next_slope: float, memory: Memory) -> Memory:
+        if next_slope > 0:
+            factor = self.growth ** (self.narrowing ** memory["refusals"])
+            return {**memory, "step_size": memory["step_size"] * factor}
+        return {**memory, "refusals": memory["refusals"] + 1}
+
+    def settled(self, memory: Memory) -> bool:
+        return memory["refusals"] >= self.refusals
+
+    def restarted(self, step_size: float, memory: Memory) -> Memory:
+        return {**memory, "refusals": 0, "step_size": step_size}
 
     def propose(self, step_size: float, memory: Memory) -> float:
-        return memory["next"] if memory["searches"] else min(memory["next"], _PROBE)
+        return memory["step_size"] if memory["searches"] else min(self.first, _PROBE)
 
     def start(self, proposed: float, loss: float, slope: float, memory: Memory) -> float:
         if memory["searches"]:
-            return proposed
-        return min(memory["next"], self.promise * loss / slope) if loss > 0 else memory["next"]
-
-    def failed(self, step_size: float, result: SearchResult, memory: Memory) -> float:
-        if not (result.trials and memory["searches"]):
-            return step_size
-        return max(result.step_size, self.shrink * memory["next"])
-
-    def unsearched(self, step_size: float, memory: Memory) -> float:
-        return memory["next"] if memory["searches"] else 0.0
-
-    def skipped(self, memory: Memory) -> Memory:
-        return {**memory, "next": min(memory["aim"], self.growth * memory["next"])}
+            return memory["step_size"]
+        return min(self.first, self.first_decrease * abs(loss) / slope) if loss else self.first
 
     def searched(self, loss: float, slope: float, result: SearchResult, memory: Memory) -> Memory:
-        step_size = result.step_size
-        if result.outcome != "accepted":
-            judged = result.trials and memory["searches"]
-            return {**memory, "aim": step_size, "next": step_size} if judged else memory
-        searches, fresh = memory["searches"] + 1, 1 - self.smoothing
-        average_slope = self.smoothing * memory["slope"] + fresh * slope
-        curvature = (result.loss - loss + step_size * slope) / step_size**2
-        average_curvature = self.smoothing * memory["curvature"] + fresh * curvature
-        corrected_curvature = average_curvature / (1 - self.smoothing**searches)
-        aim = self.share * average_slope / (2 * corrected_curvature) if corrected_curvature > 0 else inf
-        first = searches == 1
-        longest = 2 * loss / slope if first and loss > 0 else memory["longest"]
-        growth, shrink = (fresh, fresh * self.shrink) if first else (self.growth, self.shrink)
-        aim = max(min(aim, longest, growth * self.growth ** (self.reach - 1) * step_size), shrink * step_size)
+        tried = self.start(memory["step_size"], loss, slope, memory)
+        found, rejected = result.outcome == "accepted", result.backtracks > 0
         return {
-            "searches": searches,
-            "slope": average_slope,
-            "curvature": average_curvature,
-            "longest": longest,
-            "aim": aim,
-            "next": min(aim, growth * step_size),
+            "searches": memory["searches"] + found,
+            "refusals": memory["refusals"] + (rejected if memory["searches"] else 0),
+            "step_size": max(result.step_size, tried / 2) if rejected else tried,
         }
+
+    def failed(self, step_size: float, result: SearchResult, memory: Memory) -> float:
+        return max(result.step_size, memory["step_size"] / 2) if memory["searches"] else step_size
+
+    def unsearched(self, step_size: float, memory: Memory) -> float:
+        return memory["step_size"] if memory["searches"] else 0.0

@@ -1,7 +1,8 @@
-"""`LineSearchOptimizer`: direction, criterion, initial step, backtracking, cadence and partition, composed."""
+"""`LineSearchOptimizer`: direction, criterion, initial step, backtracking, cadence, partition and watch, composed."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import isfinite, nan
@@ -23,6 +24,7 @@ from .path import Kind, Path
 from .random_state import RandomState
 from .sharding import local, mean_over_processes, shard_groups, sum_over_shards
 from .trials import Closure, FinishedSearch, Observer, Trials
+from .watch import Watch
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 StepOutcome = Literal["accepted", "exhausted", "unresolvable", "no_slope", "non_finite", "not_searched"]
@@ -75,7 +77,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         eta_k    = initial_step, shrunk by backtracking until f_k(w_k + eta p_k) <= a - b eta   (the criterion's line)
         w_{k+1}  = w_k + lr eta_k (d_k - weight_decay w_k)                                      (decay as in AdamW)
 
-    Every named optimizer of the package is one composition of the six rules; write your own the same way:
+    Until an initial step of whole steps (`Wolfe`) has settled, `lr` is taken relative to the largest of the groups.
+    Every named optimizer of the package is one composition of the rules; write your own the same way:
 
         >>> from hf_sls.optim import Adam, Armijo, LastStep
         >>> model = torch.nn.Linear(3, 1)
@@ -98,6 +101,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         backtracking: how a rejected step shrinks.
         cadence: on which steps to search.
         partition: which groups one search moves.
+        watch: notices that the run gets worse; a warning says so, and the search begins again from a quarter of the
+            step size. `None`: do not look.
         weight_decay: decoupled weight decay, times the step size taken; at least 0.
         lr: share of the step size found that is taken, at least 0; what a learning-rate schedule multiplies, so that
             a linear one lets the steps run out. No step size by itself: the step size last taken, `lr * eta_k`, is
@@ -130,6 +135,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         backtracking: Backtracking | None = None,
         cadence: Cadence | None = None,
         partition: Partition | None = None,
+        watch: Watch | None = None,
         weight_decay: float = 0.0,
         lr: float = 1.0,
     ) -> None:
@@ -139,6 +145,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         self.backtracking = backtracking if backtracking is not None else Backtracking()
         self.cadence = cadence if cadence is not None else EveryStep()
         self.partition = partition if partition is not None else Joint()
+        self.watch = watch
+        self._unwatched: list[Tensor | float] = []
         self._report: SearchReport | None = None
         self._unread: tuple[Tensor | float, Tensor] | None = None
         self._skips: Tensor | None = None
@@ -169,6 +177,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             "criterion": self.criterion.new_memory(),
             "initial_step": self.initial_step.new_memory(),
             "cadence": self.cadence.new_memory(),
+            "watch": self.watch.new_memory() if self.watch is not None else {},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -198,6 +207,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             raise ValueError(self._not_of_this_optimizer(f"its moments are {found}, not {needed}"))
         super().load_state_dict({**state_dict, "param_groups": groups})
         self._report = self.last_search = self._unread = self._skips = None
+        self._unwatched = []
         self.disarm()
         for parameter, state in self.state.items():
             state.update({name: value.to(parameter.device) for name, value in state.items()})
@@ -217,9 +227,12 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy consists of: state and rules, not the closure of a step under way nor an observer."""
         self._read_skips()
+        self._read_losses()
         return {
             **super().__getstate__(),
             **self.rules,
+            "watch": self.watch,
+            "_unwatched": [],
             "search_fraction": self.search_fraction,
             "last_search": self.last_search,
             **dict.fromkeys(("_report", "_unread", "_skips", "_armed")),
@@ -228,6 +241,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the moments and of the search, as any torch optimizer does."""
         self._read_skips()
+        self._read_losses()
         return super().state_dict()
 
     @property
@@ -251,8 +265,11 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
         While a closure is armed for a step, the next one is the step after that.
         """
-        memories = [self.param_groups[i]["line_search"]["cadence"] for i in self._searched_indices()]
-        return not self._has_found_a_step or any(map(self.cadence.due, memories))
+        memories = [self.param_groups[i]["line_search"] for i in self._searched_indices()]
+        return not self._has_found_a_step or any(
+            self.cadence.due(memory["cadence"]) and not self.initial_step.settled(memory["initial_step"])
+            for memory in memories
+        )
 
     @property
     def counts(self) -> dict[str, float]:
@@ -274,7 +291,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     @property
     def rules(self) -> dict[str, Any]:
-        """The six rules that the optimizer is composed of, by name."""
+        """The rules that the optimizer is composed of, by name; without a watch, which takes no part in a search."""
         names = ("direction", "criterion", "initial_step", "backtracking", "cadence", "partition")
         return {name: getattr(self, name) for name in names}
 
@@ -341,7 +358,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         self.disarm()
         if closure is None:
             if all(float(group["lr"]) == 0 for group in self.param_groups):
-                self._move(self.param_groups)
+                self._move(self.param_groups, self._shares())
                 return None
             raise RuntimeError(_NEEDS_CLOSURE.format(name=type(self).__name__))
         random_state = None
@@ -361,6 +378,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         else:
             self._unread = (loss, skip)
             self._skips = skip if self._skips is None else self._skips + skip
+        self._watch(loss)
         return loss.detach() if isinstance(loss, Tensor) else loss
 
     def _step(
@@ -370,9 +388,13 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         gradient_scale: Tensor | float,
         random_state: RandomState | None,
     ) -> tuple[SearchReport, Tensor]:
-        indices = self._searched_indices() if self.search_due else []
-        searched = self._move([self.param_groups[i] for i in indices])
-        others = [self._move([group]) for i, group in enumerate(self.param_groups) if i not in indices]
+        indices, shares = self._searched_indices() if self.search_due else [], self._shares()
+        searched = self._move([self.param_groups[i] for i in indices], [shares[i] for i in indices])
+        others = [
+            self._move([group], [share])
+            for i, (group, share) in enumerate(zip(self.param_groups, shares))
+            if i not in indices
+        ]
         skip = _not_finite(loss, [searched, *others])
 
         if searched.groups:
@@ -389,14 +411,10 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 memory = {**memory, "cadence": self.cadence.waited(charged, memory["cadence"])}
             else:
                 step_size = self.initial_step.unsearched(move.step_size, memory["initial_step"])
-                memory = {
-                    **memory,
-                    "initial_step": self.initial_step.skipped(memory["initial_step"]),
-                    "cadence": self.cadence.skipped(memory["cadence"]),
-                }
+                memory = {**memory, "cadence": self.cadence.skipped(memory["cadence"])}
             if move.parameters and report.outcome != "non_finite":
                 memory = {**memory, "step_size": step_size}
-                taken = float(group["lr"]) * step_size
+                taken = move.shares[0] * step_size
                 self.direction.advance(move.parameters, move.gradients, move.states, taken, group["weight_decay"], skip)
             move.remember(memory)
         if not searched.groups:
@@ -414,22 +432,26 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     ) -> SearchReport:
         if not move.parameters:
             return SearchReport("no_slope", move.groups[0]["step_size"])
-        memory = move.memory
-        proposed = self.initial_step.propose(move.step_size, memory["initial_step"])
+        memory, rule = move.memory, self.initial_step
+        proposed = rule.propose(move.step_size, memory["initial_step"])
         path = Path(self.direction, move.parameters, move.gradients, move.states, move.kinds)
         devices = {parameter.device for parameter in move.parameters}
         with Trials(closure, path, devices, random_state) as trials:
             tries_ahead = self._tries_ahead
             first = proposed if tries_ahead else min(proposed, path.longest_without_copy or proposed)
+            hears_next = rule.needs_next_slope and self._has_found_a_step
+            last_slope = path.last_slope() * gradient_scale if hears_next else nan
             slope_ahead = path.advance(first, skip) * gradient_scale
             ahead = [trials.evaluate()] if tries_ahead else []
-            start_loss, slope, skipped, *first_loss = to_floats(loss, slope_ahead, skip, *ahead)
+            start_loss, slope, skipped, next_slope, *first_loss = to_floats(loss, slope_ahead, skip, last_slope, *ahead)
             report = SearchReport(
                 "non_finite", move.groups[0]["step_size"], trials=len(ahead), loss=start_loss, slope=slope
             )
             path.confirm(bool(skipped))
             if skipped or not isfinite(slope):
                 return report
+            if hears_next:
+                memory = {**memory, "initial_step": rule.judged(next_slope, memory["initial_step"])}
             line = self.criterion.line(start_loss, slope, memory["criterion"])
             descends = line.rate > 0
             if not descends:
@@ -439,7 +461,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             if not line.rate > 0:
                 return replace(report, outcome="no_slope", slope=slope)
 
-            start = self.initial_step.start(proposed, start_loss, slope, memory["initial_step"])
+            start = rule.start(proposed, start_loss, slope, memory["initial_step"])
             if start != proposed:
                 first_loss = []
             result = self.backtracking.search(
@@ -448,7 +470,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 loss=start_loss,
                 slope=slope,
                 step_size=start,
-                resolution=_rounding(loss) * abs(start_loss),
+                resolution=0.0 if self._tolerates_rounding else _rounding(loss) * abs(start_loss),
                 first_loss=first_loss[0] if first_loss else None,
             )
             trials_made = len(ahead) + len(trials.tried)
@@ -464,12 +486,12 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 trials.take()
 
         if not accepted:
-            go_on = self.initial_step.failed(move.step_size, result, memory["initial_step"])
+            go_on = rule.failed(move.step_size, result, memory["initial_step"])
             result = replace(result, step_size=go_on)
         memory = {
             **memory,
             "step_size": result.step_size,
-            "initial_step": self.initial_step.searched(start_loss, slope, result, memory["initial_step"]),
+            "initial_step": rule.searched(start_loss, slope, result, memory["initial_step"]),
             "cadence": self.cadence.searched(
                 replace(result, trials=self._charged(trials_made, result.outcome)), memory["cadence"]
             ),
@@ -493,6 +515,11 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             expected_decrease=result.step_size * slope,
             criterion_ratio=line.ratio(result.step_size, result.loss),
         )
+
+    @property
+    def _tolerates_rounding(self) -> bool:
+        """Whether the criterion has a tolerance, and so accepts a step that the rounding of the loss hides."""
+        return getattr(self.criterion, "tolerance", 0.0) > 0
 
     def _charge(self, move: _Move, trials: int) -> None:
         """Let the cadence know of trials that have found nothing out."""
@@ -530,16 +557,66 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             counts = {name: count + events.get(name, 0) for name, count in group["line_search"]["counts"].items()}
             group["line_search"] = {**group["line_search"], "counts": counts}
 
+    def _watch(self, loss: Tensor | float) -> None:
+        """Let the watch see the loss of the step; it reads them a window at a time, and waits for the device then."""
+        if self.watch is None:
+            return
+        self._unwatched.append(loss.detach() if isinstance(loss, Tensor) else loss)
+        memory = self.param_groups[0]["line_search"]["watch"]
+        if memory["steps"] + len(self._unwatched) < self.watch.window:
+            return
+        self._read_losses()
+        memory = self.param_groups[0]["line_search"]["watch"]
+        if not self.watch.complete(memory):
+            return
+        worse = self.watch.got_worse(memory)
+        self._remember_in_all(watch=self.watch.next_window(memory))
+        if worse:
+            self._start_again(memory)
+
+    def _start_again(self, watched: dict[str, float]) -> None:
+        """Search anew from a quarter of the step size, and say why."""
+        step_size = self.param_groups[0]["line_search"]["step_size"]
+        for group in self.param_groups:
+            memory = group["line_search"]
+            restarted = self.initial_step.restarted(memory["step_size"] / 4, memory["initial_step"])
+            group["line_search"] = {**memory, "initial_step": restarted}
+        warnings.warn(
+            f"The loss of the last {watched['steps']} steps, {watched['mean']:.4g} on average, is above the "
+            f"{watched['least']:.4g} that the run had reached. Steps of {step_size:.1e} are too long for it now; the "
+            "search begins again from a quarter.",
+            stacklevel=4,
+        )
+
+    def _read_losses(self) -> None:
+        """Let the watch see the losses that the device has kept until here."""
+        if self.watch is not None and self._unwatched:
+            losses, self._unwatched = to_floats(*self._unwatched), []
+            self._remember_in_all(watch=self.watch.seen(losses, self.param_groups[0]["line_search"]["watch"]))
+
+    def _remember_in_all(self, **entries: Any) -> None:
+        for group in self.param_groups:
+            group["line_search"] = {**group["line_search"], **entries}
+
+    def _shares(self) -> list[float]:
+        """Return which share of the step found each group takes."""
+        shares = [float(group["lr"]) for group in self.param_groups]
+        largest = max(shares, default=0.0)
+        memory = self.param_groups[0]["line_search"]["initial_step"]
+        if not self.initial_step.whole_steps or self.initial_step.settled(memory) or not largest:
+            return shares
+        return [share / largest for share in shares]
+
     def _searched_indices(self) -> list[int]:
         layers = [group.get("layer", index) for index, group in enumerate(self.param_groups)]
         steps = self.param_groups[0]["line_search"]["counts"]["steps"] + (self._armed is not None)
         return self.partition.searched(layers, steps)
 
-    def _move(self, groups: list[dict[str, Any]]) -> _Move:
+    def _move(self, groups: list[dict[str, Any]], shares: list[float]) -> _Move:
         """Gather the parameters of `groups` that have a gradient, and create their state where there is none."""
-        move = _Move(groups)
-        for group in groups:
-            whole = Kind(float(group["lr"]), group["weight_decay"], shard_groups=())
+        move = _Move(groups, shares)
+        for group, share in zip(groups, shares):
+            whole = Kind(share, group["weight_decay"], shard_groups=())
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
@@ -562,6 +639,7 @@ class _Move:
     """The parameters that one step size moves, as this process holds them: one group, or several searched together."""
 
     groups: list[dict[str, Any]]
+    shares: list[float]
     parameters: list[Tensor] = field(default_factory=list)
     gradients: list[Tensor] = field(default_factory=list)
     states: list[dict[str, Any]] = field(default_factory=list)
@@ -569,7 +647,7 @@ class _Move:
 
     @property
     def step_size(self) -> float:
-        """The step size last found, of which `lr` was taken."""
+        """The step size last found, of which a share was taken."""
         return self.memory["step_size"]
 
     @property
@@ -577,8 +655,8 @@ class _Move:
         return self.groups[0]["line_search"]
 
     def remember(self, memory: dict[str, Any]) -> None:
-        for group in self.groups:
-            group.update(step_size=float(group["lr"]) * memory["step_size"], line_search=memory)
+        for group, share in zip(self.groups, self.shares):
+            group.update(step_size=share * memory["step_size"], line_search=memory)
 
 
 def _averaged(closure: Closure, device: torch.device) -> Closure:

@@ -113,6 +113,14 @@ class Path:
             self._shift(part, update, step_size)
         return self._sum_over_shards(slopes)
 
+    def last_slope(self) -> Tensor:
+        """Return the slope `<g, u>` along the last update, that of the moments as they are; a 0-dim tensor.
+
+        To be asked before `advance`. Parameters without a step so far have no last update, and add nothing.
+        """
+        applied = self._direction.applied
+        return self._sum_over_shards([dot(p.gradients, applied(p.gradients, p.states)) for p in self._parts])
+
     def confirm(self, skipped: bool) -> None:
         """Say whether `advance` was to skip, which has left the parameters at the start."""
         self._skip = None

@@ -25,12 +25,13 @@ _SELDOM = {"search_rate": 0.09, "search_credit": 10.0}
 _GROWING = {"growth": 1.2, **_QUICK, **_SELDOM}
 _ADAM = {
     "search_direction": "momentum",
-    "minimum_share": 0.5,
-    "smoothing": 0.9,
-    "growth": 1.1,
-    "search_credit_steps": 30,
-    **_QUICK,
-    **_SELDOM,
+    "wolfe": True,
+    "c": 0.1,
+    "smoothing": 0.0,
+    "growth": 1.3,
+    "shrink": 0.7,
+    "max_trials": 20,
+    "interpolate": True,
 }
 
 RECOMMENDED: dict[str, dict[str, Any]] = {
@@ -45,7 +46,11 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
 }
 """Where `optim=` departs from the published defaults of the class; docs/choosing.md has the evidence."""
 
-_USED_WITH = {"c": ("minimum_share", 0.0), "warmup": ("search_rate", inf), "max_interval": ("search_rate", inf)}
+_USED_WITH: dict[str, list[tuple[str, Any]]] = {
+    "smoothing": [("wolfe", False)],
+    "warmup": [("wolfe", False), ("search_rate", inf)],
+    "max_interval": [("wolfe", False), ("search_rate", inf)],
+}
 
 
 def create_optimizer(name: str, params: Params, **settings: Any) -> LineSearchOptimizer:
@@ -60,12 +65,12 @@ def create_optimizer(name: str, params: Params, **settings: Any) -> LineSearchOp
         ValueError: the name is unknown or a setting is out of range.
 
     Warns:
-        UserWarning: a setting has no effect beside the others, `c` beside `minimum_share` for one.
+        UserWarning: a setting has no effect beside the others, `smoothing` beside `wolfe` for one.
 
     Example:
         >>> import torch
-        >>> optimizer = create_optimizer("adam_sls", torch.nn.Linear(2, 1).parameters(), minimum_share=0.3)
-        >>> optimizer.initial_step.share
+        >>> optimizer = create_optimizer("adam_sls", torch.nn.Linear(2, 1).parameters(), c=0.3)
+        >>> optimizer.criterion.c
         0.3
     """
     if name not in OPTIMIZERS:
@@ -79,10 +84,10 @@ def warn_of_settings_without_effect(name: str, settings: dict[str, Any]) -> None
     """Warn of each setting that another one, given or recommended, keeps `optim=name` from using."""
     chosen = {**RECOMMENDED[name], **settings}
     for setting in settings.keys() & _USED_WITH.keys():
-        other, needed = _USED_WITH[setting]
-        if chosen.get(other, needed) != needed:
-            warnings.warn(
-                f"{setting}={settings[setting]} has no effect on {name!r} beside {other}={chosen[other]}; with "
-                f"{other}={needed:g} it is used.",
-                stacklevel=3,
-            )
+        for other, needed in _USED_WITH[setting]:
+            if chosen.get(other, needed) != needed:
+                warnings.warn(
+                    f"{setting}={settings[setting]} has no effect on {name!r} beside {other}={chosen[other]}; with "
+                    f"{other}={needed} it is used.",
+                    stacklevel=3,
+                )

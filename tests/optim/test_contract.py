@@ -239,10 +239,17 @@ def test_no_gradient_takes_no_step(member: str) -> None:
 
 @every_member
 def test_a_decrease_below_the_rounding_of_the_loss_ends_the_search(member: str) -> None:
-    """The loss is 1e6 in fp32, its gradient tiny: whatever the step, the loss cannot tell."""
+    """The loss is 1e6 in fp32, its gradient tiny: whatever the step, the loss cannot tell.
+
+    A criterion with a tolerance takes the step, as the slope is not rounded away.
+    """
     parameter = nn.Parameter(torch.zeros(1, dtype=torch.float32))
     optimizer = MEMBERS[member]([parameter])
     optimizer.step(lambda: 1e6 + 1e-6 * parameter.sum())
+    if getattr(optimizer.criterion, "tolerance", 0.0):
+        assert optimizer.last_report.outcome == "accepted"
+        assert float(parameter.detach()) == pytest.approx(-optimizer.last_report.step_size, rel=0.02)  # eps is 1e-8
+        return
     assert optimizer.last_report.outcome == "unresolvable"
     assert optimizer.last_report.trials == 0
     assert float(parameter.detach()) == pytest.approx(0.0, abs=1e-9)
@@ -250,8 +257,7 @@ def test_a_decrease_below_the_rounding_of_the_loss_ends_the_search(member: str) 
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("adam_sls", {"smoothing": 0.0}), ("adam_sls", {"smoothing": 0.0, "minimum_share": 0.0})]
-    + [(name, {}) for name in ("adagrad_sls", "plasls", "sgd_sls")],
+    [("adam_sls", {"smoothing": 0.0, "wolfe": False})] + [(name, {}) for name in ("adagrad_sls", "plasls", "sgd_sls")],
 )
 def test_a_loss_at_its_lower_bound_leaves_the_step_size_alone(name: str, settings: dict[str, float]) -> None:
     """Zero, with a gradient: no step can help, and the next batch is searched from where the last one ended."""
@@ -281,12 +287,13 @@ def test_a_failed_search_reports_where_the_next_one_starts(name: str, max_trials
         optimizer.step(closures[8])
     before, step_size = snapshot(model), optimizer.param_groups[0]["step_size"]
     optimizer.step(lambda: closures[9]() + (0.0 if torch.is_grad_enabled() else 100.0))
-    assert optimizer.last_report.outcome == ("exhausted" if max_trials == 2 else "unresolvable")
+    tolerant = name in ("adam_sls", "adam_salsa", "amsgrad_sls")
+    assert optimizer.last_report.outcome == ("exhausted" if max_trials == 2 or tolerant else "unresolvable")
     assert optimizer.last_report.trials >= optimizer.last_report.backtracks > 1
     assert same(model, before) or restored(model, before, optimizer)
     reported = optimizer.last_report.step_size
     assert reported == optimizer.param_groups[0]["step_size"]
-    assert reported <= (0.6 if max_trials == 2 or name in ("adam_sls", "adam_salsa", "amsgrad_sls") else 1) * step_size
+    assert reported <= (0.6 if max_trials == 2 or tolerant else 1) * step_size
     memory = optimizer.param_groups[0]["line_search"]["initial_step"]
     if not optimizer.initial_step.needs_slope:
         growth = optimizer.initial_step.growth
@@ -430,7 +437,8 @@ def test_a_resumed_run_is_the_same_run(member: str, through: str) -> None:
         second.step(closure)
     assert same(broken, snapshot(unbroken))
     assert second.counts == optimizer.counts
-    assert second.param_groups[0]["line_search"] == optimizer.param_groups[0]["line_search"]
+    memories = [each.state_dict()["param_groups"][0]["line_search"] for each in (optimizer, second)]
+    assert memories[0] == memories[1]
     assert second.last_report.step_size == optimizer.last_report.step_size
 
 
@@ -614,7 +622,7 @@ BAD: dict[str, tuple[str, dict[str, Any]]] = {
     "max_trials": ("adam_sls", {"max_trials": 0}),
     "search_rate": ("adam_sls", {"search_rate": float("nan")}),
     "search_credit": ("ponos", {"search_credit": -1.0}),
-    "search_credit_steps": ("adam_sls", {"search_credit_steps": 0}),
+    "wolfe": ("adam_sls", {"wolfe": "yes"}),
     "lower_bound": ("adam_sls", {"lower_bound": float("inf")}),
     "interpolate": ("adam_sls", {"interpolate": "False"}),
     "polyak_share": ("ponos", {"polyak_share": 0.0}),
@@ -637,16 +645,15 @@ def test_bad_values_are_refused_by_name(argument: str) -> None:
     assert repr(value) in str(refusal.value) or argument == "betas[0]"
 
 
-def test_a_sufficient_decrease_without_effect_is_pointed_out() -> None:
-    with pytest.warns(UserWarning, match=r"c=0.3 has no effect on 'adam_sls' beside minimum_share=0.5"):
-        create_optimizer("adam_sls", Network().parameters(), c=0.3)
+def test_a_setting_without_effect_is_pointed_out() -> None:
+    with pytest.warns(UserWarning, match=r"smoothing=0.3 has no effect on 'adam_sls' beside wolfe=True"):
+        create_optimizer("adam_sls", Network().parameters(), smoothing=0.3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        create_optimizer("adam_sls", Network().parameters(), c=0.3, minimum_share=0.0)
+        create_optimizer("adam_sls", Network().parameters(), smoothing=0.3, wolfe=False)
         create_optimizer("sgd_sls", Network().parameters(), c=0.3)
 
 
-@pytest.mark.filterwarnings("ignore:c=.* has no effect")
 @settings(max_examples=30, deadline=None)
 @given(
     scale=st.floats(1e-6, 1e6),

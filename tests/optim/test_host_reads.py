@@ -37,12 +37,12 @@ class CountingReads(TorchDispatchMode):
 def test_a_search_reads_once_a_trial_and_other_steps_never(
     name: str, weight_decay: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for the first search, which reads the slope before it tries a step."""
+    """But for a search whose start depends on loss and slope, which reads them first, and the watch, once a window."""
     model = Network(dtype=torch.float32)
     optimizer = create_optimizer(name, model.parameters(), weight_decay=weight_decay)
     searched = ascending = 0
     with CountingReads(monkeypatch) as mode:
-        for closure in model.closures(60):
+        for step, closure in enumerate(model.closures(60), start=1):
             optimizer.zero_grad()
             loss = closure()
             loss.backward()
@@ -50,9 +50,11 @@ def test_a_search_reads_once_a_trial_and_other_steps_never(
             optimizer.step(closure, loss=loss)
             reads = mode.reads
             report = optimizer.last_report
-            first = due and searched == 0
-            ascends = due and reads == 1 + report.trials and not first
-            assert ascends or reads == (report.trials + first if due else 0)
+            watched = optimizer.watch is not None and step % optimizer.watch.window == 0
+            waits = due and (searched == 0 or optimizer.initial_step.needs_slope)
+            expected = (report.trials + waits if due else 0) + watched
+            ascends = due and searched > 0 and reads == expected + 1
+            assert ascends or reads == expected
             ascending += ascends
             searched += due
     assert 10 <= searched < 40
