@@ -29,7 +29,7 @@ class SLSTrainingArguments(TrainingArguments):
     """`TrainingArguments` with `optim="adam_sls"` for default, and `optim_args` checked when they are made.
 
     Everything else is inherited. `learning_rate` is not used by a line search; `lr_scheduler_type` and the warm-up say
-    which share of the step found is taken, from 1. `optim_args="minimum_share=0.4,..."` sets the arguments of the
+    which share of the step found is taken, from 1. `optim_args="c=0.2,..."` sets the arguments of the
     optimizer class, and `adam_beta1`, `adam_beta2`, `adam_epsilon` and `weight_decay` keep their meaning.
 
     Raises:

@@ -33,7 +33,7 @@ class Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any, optimizer: Any, **kwargs: Any) -> None:
         pairs = zip(self.before[-1], model.parameters())
-        self.moved.append(not all(torch.equal(before, after) for before, after in pairs))
+        self.moved.append(not all(torch.allclose(before, after, rtol=0, atol=1e-6) for before, after in pairs))
         self.outcomes.append(optimizer.optimizer.last_report.outcome)
 
 
@@ -64,8 +64,6 @@ FAULTS: dict[str, tuple[float, set[str]]] = {
 @pytest.mark.parametrize("optim", ["adam_sls", "sgd_sls", "ponos"])
 def test_a_loss_that_breaks(fault: str, optim: str, arguments: Any) -> None:
     factor, outcomes = FAULTS[fault]
-    if fault == "zero gradient" and optim == "adam_sls":
-        outcomes = {"accepted"}  # by the momentum, as with AdamW
     watch = Watch()
     args = arguments(optim=optim, max_steps=12, optim_args="search_rate=inf")
     trainer = Faulty(model=tiny_bert(), args=args, train_dataset=classification_rows(), callbacks=[watch])
@@ -163,7 +161,8 @@ def test_an_error_in_a_trial_leaves_the_step_undone(error: BaseException, argume
     trainer = Raising(model=tiny_bert(), args=arguments(), train_dataset=classification_rows(), callbacks=[watch])
     with pytest.raises(type(error)):
         trainer.train()
-    assert all(torch.equal(before, now) for before, now in zip(watch.before[2], trainer.model.parameters()))
+    for before, now in zip(watch.before[2], trainer.model.parameters()):
+        torch.testing.assert_close(now.detach(), before, rtol=0, atol=1e-6)
     assert torch.equal(streams[2], torch.get_rng_state())
 
 

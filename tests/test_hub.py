@@ -131,13 +131,13 @@ def test_the_checkpoints_of_a_search_do_not_leave(hub: Hub, arguments: Any) -> N
 
 
 def test_the_card_tells_the_run(hub: Hub, trained: Any) -> None:
-    trainer = trained(optim_args="minimum_share=0.5", max_steps=12)
+    trainer = trained(optim_args="c=0.2", max_steps=12)
     trainer.push_to_hub(tasks="text-classification", dataset_tags="alice/rows", dataset="rows")
     card = ModelCard(hub.files(REPO)["README.md"].decode())
     assert "hf_sls" in card.data.tags
     for rule in trainer.line_search_optimizer.rules.values():
         assert f"| `{type(rule).__name__}(" in card.text
-    assert "ParabolaMinimum(first=0.1, share=0.5" in card.text
+    assert "Wolfe(first=0.1, growth=1.3" in card.text
     assert f"{trainer.line_search_optimizer.forward_passes_per_step:.2f} forward passes on average" in card.text
     assert "![" in card.text
     assert "](run.png)" in card.text
@@ -151,9 +151,7 @@ def test_the_card_tells_the_run(hub: Hub, trained: Any) -> None:
 
 
 def test_its_snippet_repeats_the_run(hub: Hub, trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = trained(
-        optim_args="minimum_share=0.5", lr_scheduler_type="cosine", gradient_accumulation_steps=2, hub_token=WRITER
-    )
+    trainer = trained(optim_args="c=0.2", lr_scheduler_type="cosine", gradient_accumulation_steps=2, hub_token=WRITER)
     trainer.push_to_hub()
     card = hub.files(REPO)["README.md"].decode()
     snippet = re.search(r"```python\n(.*?)```", card, flags=re.DOTALL).group(1)

@@ -141,7 +141,7 @@ def test_a_json_file_of_settings(model_dir: Path, tmp_path: Path, monkeypatch: p
     }
     (tmp_path / "run.json").write_text(json.dumps(settings))
     run(monkeypatch, "run_glue.py", str(tmp_path / "run.json"))
-    assert "Armijo(c=0.6)" in (tmp_path / "out" / "README.md").read_text()
+    assert "Armijo(c=0.6, tolerance=0.0)" in (tmp_path / "out" / "README.md").read_text()
     assert "eval_accuracy" not in results(tmp_path / "out")
 
 

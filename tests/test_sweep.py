@@ -198,7 +198,7 @@ def test_more_than_there_is_cannot_be_asked_for(tmp_path: Path, model_dir: Path)
 def test_with_other_rules_it_is_another_run() -> None:
     """As when the settings recommended for an `optim` have changed since."""
     run = read_sweep(SMOKE)[0]
-    assert "ParabolaMinimum" in run.rules
+    assert "Wolfe" in run.rules
     assert find_result(run, [{**run.identity, "final_loss": 0.1}]) is not None
     assert (
         find_result(run, [{**run.identity, "rules": run.rules.replace("share=", "share=1"), "final_loss": 0.1}]) is None

@@ -283,7 +283,7 @@ def test_a_schedule_says_which_share_of_the_step_found_is_taken(
         def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any, **kwargs: Any) -> None:
             found.append(optimizer.param_groups[0]["line_search"]["step_size"])
 
-    args = arguments(cls, optim="adam_sls", max_steps=8, **settings)
+    args = arguments(cls, optim="sgd_sls", max_steps=8, **settings)
     trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows(), callbacks=[Watch()])
     trainer.train()
     stock = torch.optim.AdamW(tiny_bert().parameters(), lr=1.0)
@@ -345,9 +345,9 @@ def test_a_default_learning_rate_is_not_whatever_it_is(arguments: Any, caplog: p
     assert "is not used" not in caplog.text
 
 
-@pytest.mark.parametrize("settings", ["c=0.3", "max_interval=3", "warmup=3"])
+@pytest.mark.parametrize("settings", ["smoothing=0.3", "max_interval=3", "warmup=3"])
 def test_settings_without_effect_are_mentioned(settings: str, arguments: Any) -> None:
-    optim = "adam_sls" if settings.startswith("c") else "adam_salsa"
+    optim = "adam_sls" if settings.startswith("s") else "adam_salsa"
     with pytest.warns(UserWarning, match=f"{settings} has no effect on '{optim}'"):
         arguments(optim=optim, optim_args=settings)
 
@@ -479,12 +479,12 @@ def test_iterable_data_with_a_window_cut_by_the_epoch(arguments: Any) -> None:
 
 
 def test_the_model_card_tells_the_line_search(arguments: Any, tmp_path: Path) -> None:
-    args = arguments(optim_args="minimum_share=0.4")
+    args = arguments(optim_args="c=0.4")
     trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
     trainer.train()
     trainer.create_model_card()
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "Smoothed(c=0.6," in card
+    assert "Armijo(c=0.4, tolerance=0.00390625)" in card
     assert "AdamSLS" in card
     assert "learning_rate: 5e-05" not in card
     assert "Use OptimizerNames" not in card
@@ -625,16 +625,16 @@ def test_hyperparameters_of_the_search_are_searched(arguments: Any) -> None:
 
     class Watch(TrainerCallback):
         def on_train_end(self, args: Any, state: Any, control: Any, optimizer: Any, **kwargs: Any) -> None:
-            seen.append(optimizer.optimizer.initial_step.share)
+            seen.append(optimizer.optimizer.criterion.c)
 
     trainer.add_callback(Watch())
     best = trainer.hyperparameter_search(
-        lambda trial: {"optim_args": trial.suggest_categorical("optim_args", ["minimum_share=0.3"])},
+        lambda trial: {"optim_args": trial.suggest_categorical("optim_args", ["c=0.3"])},
         backend="optuna",
         n_trials=2,
         compute_objective=lambda metrics: metrics["eval_loss"],
     )
-    assert best.hyperparameters == {"optim_args": "minimum_share=0.3"}
+    assert best.hyperparameters == {"optim_args": "c=0.3"}
     assert seen == [0.3, 0.3]
 
 

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 BEGIN, END = "<!-- results: written by pages.py -->", "<!-- end of results -->"
 
 PUBLISHED = (
-    "minimum_share=0,search_direction=gradient,c=0.1,smoothing=0,growth=1.0013872557,shrink=0.9,"
+    "wolfe=false,search_direction=gradient,c=0.1,smoothing=0,growth=1.0013872557,shrink=0.9,"
     "interpolate=false,lower_bound=-inf,max_trials=100,search_rate=inf"
 )
 EVERY_STEP = "search_rate=inf"
@@ -24,12 +24,11 @@ PAPER_STEP_SIZES: Mapping[float, float] = {4: 1.379e-5, 8: 1.878e-5, 16: 2.674e-
 
 
 def against_stock(task: str, where: Mapping[str, Any], adam: Sequence[float], sgd: Sequence[float]) -> list[Line]:
-    """Return the lines of our optimizers, `adam_sls` at two shares, beside AdamW and SGD at several learning rates."""
+    """Return the lines of our optimizers beside AdamW and SGD at several learning rates."""
     kinds: list[tuple[str, str, str | None, float]] = [("adamw_torch", "AdamW", None, rate) for rate in adam]
     kinds += [("sgd", "SGD, momentum 0.9,", "momentum=0.9", rate) for rate in sgd]
     return [
         Line("adam_sls", task, {**where, "optim": "adam_sls", "optim_args": None}),
-        Line("adam_sls, share 0.7", task, {**where, "optim": "adam_sls", "optim_args": "minimum_share=0.7"}),
         Line("sgd_sls", task, {**where, "optim": "sgd_sls", "optim_args": None}),
         *(
             Line(f"{label} {rate:g}", task, {**where, "optim": optim, "optim_args": extra, "learning_rate": rate})
@@ -52,13 +51,14 @@ def with_results(page: Comparison | Law | Variation, text: str, records: Sequenc
 
 _MNIST = {"width": 256, "batch_size": 128, "max_steps": -1, "label_noise": 0.0}
 _LANGUAGE = {"width": 128, "batch_size": 8, "lr_scheduler_type": "linear"}
-_ARMIJO = "minimum_share=0,c=0.5,smoothing=0,growth=1.0013872557,search_rate=inf"
-_GROWING = "minimum_share=0,c=0.5,smoothing=0,growth=1.1,search_rate=inf"
-_RULES = {"as published": ("adam_sls", PUBLISHED), "adam_sls, every step": ("adam_sls", EVERY_STEP)}
-_GRADIENT = {"sgd_sls, every step": ("sgd_sls", EVERY_STEP)}
+_ARMIJO = "wolfe=false,shrink=0.5,lower_bound=0,c=0.5,smoothing=0,growth=1.0013872557,search_rate=inf"
+_GROWING = "wolfe=false,shrink=0.5,lower_bound=0,c=0.5,smoothing=0,growth=1.1,search_rate=inf"
+_SMOOTHED = "wolfe=false,growth=1.1,shrink=0.5,lower_bound=0,c=0.3"
+_RULES: dict[str, tuple[str, str | None]] = {"as published": ("adam_sls", PUBLISHED), "adam_sls": ("adam_sls", None)}
+_GRADIENT: dict[str, tuple[str, str | None]] = {"sgd_sls, every step": ("sgd_sls", EVERY_STEP)}
 
 
-def _constant(task: str, name: str, rules: Mapping[str, tuple[str, str]], **where: Any) -> list[Line]:
+def _constant(task: str, name: str, rules: Mapping[str, tuple[str, str | None]], **where: Any) -> list[Line]:
     constant = {"lr_scheduler_type": "constant", "max_grad_norm": 0, **where}
     return [
         Line(f"{name}, {rule}", task, {**constant, "optim": optim, "optim_args": text})
@@ -71,7 +71,10 @@ def _smoothed(task: str, name: str, **where: Any) -> list[Line]:
         Line(
             f"{name}, smoothing {smoothing}",
             task,
-            {**where, "optim_args": f"minimum_share=0,c=0.3,smoothing={smoothing},search_rate=inf"},
+            {
+                **where,
+                "optim_args": f"wolfe=false,growth=1.1,shrink=0.5,lower_bound=0,c=0.3,smoothing={smoothing},search_rate=inf",
+            },
         )
         for smoothing in ("0", "0.9", "0.99")
     ]

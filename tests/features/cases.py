@@ -246,7 +246,6 @@ def _trainer(names: tuple[str, ...], output_dir: Path) -> Any:
     settings: dict[str, Any] = {
         "output_dir": str(output_dir),
         "optim": "adam_sls",
-        "optim_args": "search_credit_steps=1",
         "max_steps": STEPS,
         "logging_steps": 1,
         "report_to": "none",
