@@ -71,10 +71,7 @@ def _smoothed(task: str, name: str, **where: Any) -> list[Line]:
         Line(
             f"{name}, smoothing {smoothing}",
             task,
-            {
-                **where,
-                "optim_args": f"wolfe=false,growth=1.1,shrink=0.5,lower_bound=0,c=0.3,smoothing={smoothing},search_rate=inf",
-            },
+            {**where, "optim_args": f"{_SMOOTHED},smoothing={smoothing},search_rate=inf"},
         )
         for smoothing in ("0", "0.9", "0.99")
     ]

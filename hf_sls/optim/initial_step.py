@@ -151,11 +151,12 @@ class Wolfe(InitialStep):
     gradient there is at hand anyway: along the update u_k of the last step, `F = <g_{k+1}, u_k>`. With n refusals so
     far::
 
-        F > 0:        eta := eta * growth^(narrowing^n)             too short for the next batch
-        F <= 0:       n := n + 1                                    long enough
+        F > 0:        eta := eta * growth^(narrowing^n)                 too short for the next batch
+        F <= 0:       n := n + 1                                        long enough
         rejected:     eta := max(accepted step, eta / 2), n := n + 1    too long for its own batch
 
-    After `refusals` of them the step size is settled: it is held, a schedule may scale it, and no step is searched any
+    Rejected steps in a row are one refusal, as the momentum goes on along the direction that was too steep. The next
+    batch does not judge them, as they were not steps of eta. After `refusals` of them the step size is settled: it is held, a schedule may scale it, and no step is searched any
     more. Until then every step is searched and taken whole, so the search is a warm-up as well. The first search starts
     where the slope promises to take a small part, `first_decrease`, off the loss.
 
@@ -193,9 +194,11 @@ class Wolfe(InitialStep):
         check_range("first_decrease", self.first_decrease, low=0.0, high=1.0, include_low=False)
 
     def new_memory(self) -> Memory:
-        return {"searches": 0, "refusals": 0, "step_size": self.first}
+        return {"searches": 0, "refusals": 0, "rejected": 0, "step_size": self.first}
 
     def judged(self, next_slope: float, memory: Memory) -> Memory:
+        if memory["rejected"]:
+            return memory
         if next_slope > 0:
             factor = self.growth ** (self.narrowing ** memory["refusals"])
             return {**memory, "step_size": memory["step_size"] * factor}
@@ -216,12 +219,15 @@ class Wolfe(InitialStep):
         return min(self.first, self.first_decrease * abs(loss) / slope) if loss else self.first
 
     def searched(self, loss: float, slope: float, result: SearchResult, memory: Memory) -> Memory:
-        tried = self.start(memory["step_size"], loss, slope, memory)
-        found, rejected = result.outcome == "accepted", result.backtracks > 0
+        if not memory["searches"]:
+            return {**memory, "searches": 1, "step_size": result.step_size} if result.outcome == "accepted" else memory
+        tried, rejected = memory["step_size"], result.backtracks > 0
+        refused = rejected and not memory["rejected"]
         return {
-            "searches": memory["searches"] + found,
-            "refusals": memory["refusals"] + (rejected if memory["searches"] else 0),
-            "step_size": max(result.step_size, tried / 2) if rejected else tried,
+            "searches": memory["searches"] + (result.outcome == "accepted"),
+            "refusals": memory["refusals"] + refused,
+            "rejected": int(rejected),
+            "step_size": max(result.step_size, tried / 2) if refused else tried,
         }
 
     def failed(self, step_size: float, result: SearchResult, memory: Memory) -> float:

@@ -273,9 +273,13 @@ def test_each_refusal_halves_the_exponent_of_growth_and_a_rejected_step_is_halve
     assert (mild["step_size"], mild["refusals"]) == (pytest.approx(0.7 * expected), 3)
     severe = rule.searched(2.0, 5.0, SearchResult(0.01 * expected, 1.0, 3, "accepted"), memory)
     assert (severe["step_size"], severe["refusals"]) == (pytest.approx(0.5 * expected), 3)
-    assert not rule.settled(severe)
-    assert rule.settled(rule.judged(-1.0, severe))
-    again = rule.restarted(1e-3, rule.judged(-1.0, severe))
+    assert rule.judged(1.0, severe) == rule.judged(-1.0, severe) == severe
+    in_a_row = rule.searched(2.0, 5.0, SearchResult(0.01 * expected, 1.0, 3, "accepted"), severe)
+    assert in_a_row == {**severe, "searches": severe["searches"] + 1}
+    passed = rule.searched(2.0, 5.0, SearchResult(0.5 * expected, 1.0, 1, "accepted"), in_a_row)
+    assert not rule.settled(passed)
+    assert rule.settled(rule.judged(-1.0, passed))
+    again = rule.restarted(1e-3, rule.judged(-1.0, passed))
     assert (rule.propose(0.0, again), rule.settled(again)) == (1e-3, False)
 
 
