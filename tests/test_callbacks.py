@@ -47,7 +47,14 @@ def logged(trainer: SLSTrainer, name: str) -> list[Any]:
 @pytest.mark.parametrize("optim", ["adam_sls", "sgd_sls", "ponos"])
 def test_slope_and_ratio_are_means_over_the_accepted_searches(optim: str, arguments: Any) -> None:
     watch = Reports()
-    trainer = trained(arguments, [watch], optim=optim, max_steps=12, logging_steps=3, optim_args="search_rate=0.3")
+    trainer = trained(
+        arguments,
+        [watch],
+        optim=optim,
+        max_steps=12,
+        logging_steps=3,
+        optim_args="search_rate=0.3" if optim != "adam_sls" else "c=0.2",
+    )
     for index, (slope, ratio) in enumerate(zip(logged(trainer, "slope"), logged(trainer, "criterion_ratio"))):
         accepted = [report for report in watch.reports[3 * index : 3 * index + 3] if report.outcome == "accepted"]
         if not accepted:
@@ -235,7 +242,7 @@ def test_landscapes_change_nothing_and_say_what_the_search_saw(optim: str, argum
 
 def test_a_landscape_of_a_step_without_search_is_that_of_the_next_with_one(arguments: Any, tmp_path: Path) -> None:
     callback = LineSearchCallback(landscape_steps=[3, 4])
-    trained(arguments, [callback], max_steps=12, optim_args="search_credit=1,search_rate=0.2")
+    trained(arguments, [callback], max_steps=12, optim_args="wolfe=false,search_credit=1,search_rate=0.2")
     (landscape,) = load_landscapes(tmp_path / "run")
     assert 4 < landscape.step <= 12
 

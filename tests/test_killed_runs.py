@@ -32,7 +32,7 @@ def train(optim: str, output_dir: Path, arguments: Any) -> None:
     args = arguments(
         output_dir=str(output_dir),
         optim=optim,
-        optim_args="search_rate=0.5,search_credit=3",
+        optim_args="search_rate=0.5,search_credit=3" if optim != "adam_sls" else None,
         max_steps=STEPS,
         save_strategy="steps",
         save_steps=2,

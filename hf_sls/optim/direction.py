@@ -38,6 +38,9 @@ class Direction:
     elementwise: bool = False
     """Whether each element's update depends on that element alone, so that a large parameter can come in pieces."""
 
+    of_moments_alone: bool = False
+    """Whether `applied` depends on the moments alone, so that the last update can be had again before the next one."""
+
     largest_update: float = inf
     """What no element of `applied` exceeds, if `applied` depends on the moments alone."""
 
@@ -168,6 +171,7 @@ class Adam(Direction):
     """
 
     elementwise = True
+    of_moments_alone = True
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8

@@ -111,6 +111,7 @@ class _AdamWithWolfe(_Named):
         if wolfe:
             initial_step, watch = Wolfe(init_step_size, growth), Watch()
             criterion, cadence = Armijo(c, _ROUNDING_OF_BF16), EveryStep()
+            search["search_rate"] = inf
         super().__init__(params, direction, criterion, initial_step, shrink, cadence, watch=watch, **search)
 
 
@@ -166,8 +167,9 @@ class AdamSLS(_AdamWithWolfe):
         shrink: factor of a rejected step (beta), in (0, 1).
         growth: factor from one search to the next (gamma^(1/n)), at least 1.
         wolfe: whether to find the step size at the start of the run, from what the next batch says of each step
-            (`Wolfe`), and to hold it then; a `Watch` begins the search again where the run gets worse. `growth` is then
-            that of `Wolfe`, above 1, and the criterion is Armijo's, with the rounding of bfloat16 as its tolerance.
+            (`Wolfe`), and to hold it then; a `Watch` shortens it where the run gets worse. `growth` is then
+            that of `Wolfe`, above 1, the criterion is Armijo's with the rounding of bfloat16 as its tolerance, and
+            `search_rate` is not used.
         search: `SearchSettings`.
     """
 

@@ -10,6 +10,9 @@ from .backtracking import SearchResult
 
 Memory = dict[str, float]
 
+_COUNTED = 3
+"""Of so many rejected steps in a row one counts as a refusal of its own."""
+
 _PROBE = 1e-3
 """A step at which a slope can be read where nothing is known of the scale."""
 
@@ -56,8 +59,8 @@ class InitialStep:
         """Whether the step size is found, so that no step needs a search any more."""
         return False
 
-    def restarted(self, step_size: float, memory: Memory) -> Memory:
-        """Return the memory for a search that begins again, from `step_size`."""
+    def shortened(self, factor: float, memory: Memory) -> Memory:
+        """Return the memory after the step size was multiplied by `factor`, below 1, as the run gets worse."""
         return memory
 
     def searched(self, loss: float, slope: float, result: SearchResult, memory: Memory) -> Memory:
@@ -155,10 +158,11 @@ class Wolfe(InitialStep):
         F <= 0:       n := n + 1                                        long enough
         rejected:     eta := max(accepted step, eta / 2), n := n + 1    too long for its own batch
 
-    Rejected steps in a row are one refusal, as the momentum goes on along the direction that was too steep. The next
-    batch does not judge them, as they were not steps of eta. After `refusals` of them the step size is settled: it is held, a schedule may scale it, and no step is searched any
-    more. Until then every step is searched and taken whole, so the search is a warm-up as well. The first search starts
-    where the slope promises to take a small part, `first_decrease`, off the loss.
+    Of rejected steps in a row every third one counts, from the first, as the momentum goes on along the direction that
+    was too steep. The next batch does not judge them, as they were not steps of eta. After `refusals` refusals, and a
+    step that was not rejected, the step size is settled: it is held, a schedule may scale it, and no step is searched
+    any more. Until then every step is searched and taken whole, so the search is a warm-up as well. The first search
+    starts where the slope promises to take a small part, `first_decrease`, off the loss.
 
     The slope needs no forward pass and is no difference of two losses, so it says the same in any precision. Where the
     noise of the batches decides its sign the search ends early, near its start. It fails where a first batch is no
@@ -205,10 +209,10 @@ class Wolfe(InitialStep):
         return {**memory, "refusals": memory["refusals"] + 1}
 
     def settled(self, memory: Memory) -> bool:
-        return memory["refusals"] >= self.refusals
+        return memory["refusals"] >= self.refusals and not memory["rejected"]
 
-    def restarted(self, step_size: float, memory: Memory) -> Memory:
-        return {**memory, "refusals": 0, "step_size": step_size}
+    def shortened(self, factor: float, memory: Memory) -> Memory:
+        return {**memory, "step_size": factor * memory["step_size"]}
 
     def propose(self, step_size: float, memory: Memory) -> float:
         return memory["step_size"] if memory["searches"] else min(self.first, _PROBE)
@@ -222,11 +226,11 @@ class Wolfe(InitialStep):
         if not memory["searches"]:
             return {**memory, "searches": 1, "step_size": result.step_size} if result.outcome == "accepted" else memory
         tried, rejected = memory["step_size"], result.backtracks > 0
-        refused = rejected and not memory["rejected"]
+        refused = rejected and memory["rejected"] % _COUNTED == 0
         return {
             "searches": memory["searches"] + (result.outcome == "accepted"),
             "refusals": memory["refusals"] + refused,
-            "rejected": int(rejected),
+            "rejected": memory["rejected"] + 1 if rejected else 0,
             "step_size": max(result.step_size, tried / 2) if refused else tried,
         }
 

@@ -101,15 +101,16 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         backtracking: how a rejected step shrinks.
         cadence: on which steps to search.
         partition: which groups one search moves.
-        watch: notices that the run gets worse; a warning says so, and the search begins again from a quarter of the
-            step size. `None`: do not look.
+        watch: notices that the run gets worse; a warning says so, and the step size is divided by four. `None`: do not
+            look.
         weight_decay: decoupled weight decay, times the step size taken; at least 0.
         lr: share of the step size found that is taken, at least 0; what a learning-rate schedule multiplies, so that
             a linear one lets the steps run out. No step size by itself: the step size last taken, `lr * eta_k`, is
             `param_group["step_size"]`.
 
     Raises:
-        ValueError: a value is out of range, or a state dict belongs to another optimizer.
+        ValueError: a value is out of range, a state dict belongs to another optimizer, or the initial step needs a
+            direction whose update depends on the moments alone.
         TypeError: a parameter is complex.
     """
 
@@ -145,6 +146,12 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         self.backtracking = backtracking if backtracking is not None else Backtracking()
         self.cadence = cadence if cadence is not None else EveryStep()
         self.partition = partition if partition is not None else Joint()
+        if self.initial_step.needs_next_slope and not self.direction.of_moments_alone:
+            raise ValueError(
+                f"initial_step={self.initial_step!r} asks the next batch of the last update, which direction="
+                f"{self.direction!r} has forgotten by then: a direction whose update depends on the moments alone is "
+                "needed, as that of Adam."
+            )
         self.watch = watch
         self._unwatched: list[Tensor | float] = []
         self._report: SearchReport | None = None
@@ -439,7 +446,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         with Trials(closure, path, devices, random_state) as trials:
             tries_ahead = self._tries_ahead
             first = proposed if tries_ahead else min(proposed, path.longest_without_copy or proposed)
-            hears_next = rule.needs_next_slope and self._has_found_a_step
+            has_moved = any(group["step_size"] for group in move.groups)
+            hears_next = rule.needs_next_slope and self._has_found_a_step and has_moved
             last_slope = path.last_slope() * gradient_scale if hears_next else nan
             slope_ahead = path.advance(first, skip) * gradient_scale
             ahead = [trials.evaluate()] if tries_ahead else []
@@ -561,7 +569,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """Let the watch see the loss of the step; it reads them a window at a time, and waits for the device then."""
         if self.watch is None:
             return
-        self._unwatched.append(loss.detach() if isinstance(loss, Tensor) else loss)
+        self._unwatched.append(loss.detach().clone() if isinstance(loss, Tensor) else loss)
         memory = self.param_groups[0]["line_search"]["watch"]
         if memory["steps"] + len(self._unwatched) < self.watch.window:
             return
@@ -572,19 +580,19 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         worse = self.watch.got_worse(memory)
         self._remember_in_all(watch=self.watch.next_window(memory))
         if worse:
-            self._start_again(memory)
+            self._shorten(memory)
 
-    def _start_again(self, watched: dict[str, float]) -> None:
-        """Search anew from a quarter of the step size, and say why."""
-        step_size = self.param_groups[0]["line_search"]["step_size"]
+    def _shorten(self, watched: dict[str, float]) -> None:
+        """Divide the step size by four, and say why."""
+        taken = self.param_groups[0]["step_size"]
         for group in self.param_groups:
             memory = group["line_search"]
-            restarted = self.initial_step.restarted(memory["step_size"] / 4, memory["initial_step"])
-            group["line_search"] = {**memory, "initial_step": restarted}
+            shortened = self.initial_step.shortened(0.25, memory["initial_step"])
+            group["line_search"] = {**memory, "step_size": memory["step_size"] / 4, "initial_step": shortened}
         warnings.warn(
             f"The loss of the last {watched['steps']} steps, {watched['mean']:.4g} on average, is above the "
-            f"{watched['least']:.4g} that the run had reached. Steps of {step_size:.1e} are too long for it now; the "
-            "search begins again from a quarter.",
+            f"{watched['least']:.4g} that the run had reached. Steps of {taken:.1e} are too long for it now; those to "
+            "come are a quarter of that.",
             stacklevel=4,
         )
 
@@ -592,6 +600,12 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """Let the watch see the losses that the device has kept until here."""
         if self.watch is not None and self._unwatched:
             losses, self._unwatched = to_floats(*self._unwatched), []
+            if len(losses) >= self.watch.window and not any(map(isfinite, losses)):
+                warnings.warn(
+                    f"None of the last {len(losses)} losses is finite, so no step was taken. Look at the batches and "
+                    "at the model; in fp16 try bf16.",
+                    stacklevel=5,
+                )
             self._remember_in_all(watch=self.watch.seen(losses, self.param_groups[0]["line_search"]["watch"]))
 
     def _remember_in_all(self, **entries: Any) -> None:
@@ -680,10 +694,12 @@ def _rounding(loss: Tensor | float) -> float:
 
 
 def _with_all_counts(group: dict[str, Any], counts: dict[str, float]) -> dict[str, Any]:
+    """Return a saved group with what the version that saved it did not keep: counts of zero, and no watch."""
     memory = group.get("line_search", {})
     if "counts" not in memory:
         return group
-    return {**group, "line_search": {**memory, "counts": {**dict.fromkeys(counts, 0), **memory["counts"]}}}
+    counts = {**dict.fromkeys(counts, 0), **memory["counts"]}
+    return {**group, "line_search": {"watch": {}, **memory, "counts": counts}}
 
 
 def _shape(memory: dict[str, Any]) -> dict[str, Any]:

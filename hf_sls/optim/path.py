@@ -116,10 +116,12 @@ class Path:
     def last_slope(self) -> Tensor:
         """Return the slope `<g, u>` along the last update, that of the moments as they are; a 0-dim tensor.
 
-        To be asked before `advance`. Parameters without a step so far have no last update, and add nothing.
+        Each part counts by the share of the step that it has taken. To be asked before `advance`. Parameters without a
+        step so far have no last update, and add nothing.
         """
         applied = self._direction.applied
-        return self._sum_over_shards([dot(p.gradients, applied(p.gradients, p.states)) for p in self._parts])
+        slopes = [p.kind.lr * dot(p.gradients, applied(p.gradients, p.states)) for p in self._parts]
+        return self._sum_over_shards(slopes)
 
     def confirm(self, skipped: bool) -> None:
         """Say whether `advance` was to skip, which has left the parameters at the start."""

@@ -48,6 +48,7 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
 
 _USED_WITH: dict[str, list[tuple[str, Any]]] = {
     "smoothing": [("wolfe", False)],
+    "search_rate": [("wolfe", False)],
     "warmup": [("wolfe", False), ("search_rate", inf)],
     "max_interval": [("wolfe", False), ("search_rate", inf)],
 }
@@ -85,7 +86,7 @@ def warn_of_settings_without_effect(name: str, settings: dict[str, Any]) -> None
     chosen = {**RECOMMENDED[name], **settings}
     for setting in settings.keys() & _USED_WITH.keys():
         for other, needed in _USED_WITH[setting]:
-            if chosen.get(other, needed) != needed:
+            if chosen.get(other, needed) != needed and settings[setting] != inf:
                 warnings.warn(
                     f"{setting}={settings[setting]} has no effect on {name!r} beside {other}={chosen[other]}; with "
                     f"{other}={needed} it is used.",

@@ -16,8 +16,9 @@ class Watch:
     """Compare the average loss of the last steps with the least one so far.
 
     Windows of `window` steps follow each other. A run gets worse where the mean of one is above the least mean of those
-    before by more than `deviations` standard errors of the difference (Welch), and by more than `rise` of it. Later
-    windows are compared with the one that said so: a lasting rise is told of once.
+    before by more than `deviations` standard errors of the difference (Welch), and by more than `rise` of it. From then
+    on windows are compared with the one that said so: a lasting rise, or one that comes and goes with the order of the
+    data, is told of once.
 
     A frozen rule; its memory is plain numbers. It hears nothing of a run that never learns: its loss does not rise.
 
@@ -28,7 +29,7 @@ class Watch:
     """
 
     window: int = 32
-    deviations: float = 4.0
+    deviations: float = 6.0
     rise: float = 0.1
 
     def __post_init__(self) -> None:
@@ -38,7 +39,7 @@ class Watch:
 
     def new_memory(self) -> Memory:
         """Return the memory before the first step."""
-        return {"steps": 0, "mean": 0.0, "squares": 0.0, "least": inf, "variance": 0.0}
+        return {"steps": 0, "mean": 0.0, "squares": 0.0, "least": inf, "variance": 0.0, "alarms": 0}
 
     def seen(self, losses: Sequence[float], memory: Memory) -> Memory:
         """Return the memory after some more losses of the present window; those that are not finite do not count."""
@@ -62,9 +63,11 @@ class Watch:
 
     def next_window(self, memory: Memory) -> Memory:
         """Return the memory at the start of the next window."""
-        better, worse = memory["mean"] < memory["least"], self.got_worse(memory)
+        worse = self.got_worse(memory)
+        better = memory["mean"] < memory["least"] and not memory["alarms"]
         compared = {"least": memory["mean"], "variance": self._variance_of_mean(memory)} if better or worse else {}
-        return {**memory, **compared, "steps": 0, "mean": 0.0, "squares": 0.0}
+        alarms = memory["alarms"] + worse
+        return {**memory, **compared, "steps": 0, "mean": 0.0, "squares": 0.0, "alarms": alarms}
 
     @staticmethod
     def _variance_of_mean(memory: Memory) -> float:

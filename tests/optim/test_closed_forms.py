@@ -274,13 +274,16 @@ def test_each_refusal_halves_the_exponent_of_growth_and_a_rejected_step_is_halve
     severe = rule.searched(2.0, 5.0, SearchResult(0.01 * expected, 1.0, 3, "accepted"), memory)
     assert (severe["step_size"], severe["refusals"]) == (pytest.approx(0.5 * expected), 3)
     assert rule.judged(1.0, severe) == rule.judged(-1.0, severe) == severe
-    in_a_row = rule.searched(2.0, 5.0, SearchResult(0.01 * expected, 1.0, 3, "accepted"), severe)
-    assert in_a_row == {**severe, "searches": severe["searches"] + 1}
-    passed = rule.searched(2.0, 5.0, SearchResult(0.5 * expected, 1.0, 1, "accepted"), in_a_row)
-    assert not rule.settled(passed)
-    assert rule.settled(rule.judged(-1.0, passed))
-    again = rule.restarted(1e-3, rule.judged(-1.0, passed))
-    assert (rule.propose(0.0, again), rule.settled(again)) == (1e-3, False)
+    in_a_row = severe
+    for count in (2, 3):
+        in_a_row = rule.searched(2.0, 5.0, SearchResult(0.01 * expected, 1.0, 3, "accepted"), in_a_row)
+        assert in_a_row == {**severe, "searches": severe["searches"] + count - 1, "rejected": count}
+    fourth = rule.searched(2.0, 5.0, SearchResult(0.01 * expected, 1.0, 3, "accepted"), in_a_row)
+    assert (fourth["step_size"], fourth["refusals"]) == (pytest.approx(0.25 * expected), 4)
+    assert not rule.settled(fourth)
+    passed = rule.searched(2.0, 5.0, SearchResult(0.25 * expected, 1.0, 1, "accepted"), fourth)
+    assert rule.settled(passed)
+    assert rule.unsearched(0.0, rule.shortened(0.25, passed)) == pytest.approx(0.0625 * expected)
 
 
 def test_the_slope_of_the_next_batch_is_that_of_its_gradient_along_the_last_update() -> None:
@@ -356,8 +359,8 @@ def test_the_watch_compares_two_windows_as_scipy_does(losses: list[float]) -> No
             assert watch.got_worse(memory) == (statistic > 3.0)
 
 
-def test_a_run_that_gets_worse_says_so_and_searches_again() -> None:
-    """After it has settled, the loss is made ten times as high: the search begins again from a quarter of the step."""
+def test_a_run_that_gets_worse_says_so_and_takes_shorter_steps() -> None:
+    """After it has settled, the loss is made forty higher, for one window and again: it is told of once."""
     w = torch.tensor([2.0, -1.0], requires_grad=True)
     optimizer = create_optimizer("adam_sls", [w])
     generator = torch.Generator().manual_seed(0)
@@ -370,10 +373,45 @@ def test_a_run_that_gets_worse_says_so_and_searches_again() -> None:
     steps(64, 0.0)
     assert not optimizer.search_due
     before = optimizer.param_groups[0]["line_search"]["step_size"]
-    with pytest.warns(UserWarning, match=r"loss of the last 32 steps.*is above the .* begins again from a quarter"):
+    with pytest.warns(UserWarning, match=r"loss of the last 32 steps.*is above the .* are a quarter of that"):
         steps(32, 40.0)
-    assert optimizer.search_due
-    assert optimizer.param_groups[0]["line_search"]["initial_step"]["step_size"] == pytest.approx(before / 4)
+    for level in (0.0, 40.0, 0.0, 40.0):
+        steps(32, level)
+    assert not optimizer.search_due
+    assert optimizer.param_groups[0]["step_size"] == pytest.approx(before / 4)
+
+
+def test_losses_that_are_never_finite_are_told_of() -> None:
+    w = torch.tensor([2.0, -1.0], requires_grad=True)
+    optimizer = create_optimizer("adam_sls", [w])
+    for _ in range(31):
+        optimizer.step(lambda: (w * float("nan")).sum())
+    with pytest.warns(UserWarning, match=r"None of the last 32 losses is finite"):
+        optimizer.step(lambda: (w * float("nan")).sum())
+
+
+def test_the_next_batch_counts_each_group_by_the_share_of_the_step_that_it_has_taken() -> None:
+    """A group that does not move says nothing of the step: the step sizes are those of the other group alone."""
+
+    def step_sizes(groups: list[dict[str, object]], w: torch.Tensor, v: torch.Tensor) -> list[float]:
+        optimizer = create_optimizer("adam_sls", groups)
+        generator = torch.Generator().manual_seed(0)
+        sizes = []
+        for _ in range(40):
+            noise = torch.randn(2, generator=generator)
+            optimizer.step(lambda noise=noise: (w - noise).square().sum() + 1e-6 * (v - 3.0).square().sum())
+            sizes.append(optimizer.param_groups[0]["step_size"])
+        return sizes
+
+    w, v = torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor([1e-3], requires_grad=True)
+    both = step_sizes([{"params": [w]}, {"params": [v], "lr": 0.0}], w, v)
+    w, v = torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor([1e-3])
+    assert both == pytest.approx(step_sizes([{"params": [w]}], w, v), rel=1e-3)
+
+
+def test_a_direction_that_forgets_its_last_update_is_refused() -> None:
+    with pytest.raises(ValueError, match="asks the next batch of the last update"):
+        LineSearchOptimizer([torch.nn.Parameter(torch.ones(2))], direction=Gradient(), initial_step=Wolfe())
 
 
 @pytest.mark.parametrize("last", [1e-7, 1.0])

@@ -81,7 +81,8 @@ def test_a_step_without_a_search_launches_as_much_for_many_tensors_as_for_few(
     launches = []
     for count in (3, 30):
         parameters = [torch.nn.Parameter(torch.ones(4)) for _ in range(count)]
-        optimizer = create_optimizer(name, parameters, search_rate=1e-3, search_credit=0.0)
+        rule = {"wolfe": False} if name == "adam_sls" else {}
+        optimizer = create_optimizer(name, parameters, search_rate=1e-3, search_credit=0.0, **rule)
 
         def closure(parameters: list[torch.nn.Parameter] = parameters) -> torch.Tensor:
             return torch.stack([x.square().sum() for x in parameters]).sum() / 1000
