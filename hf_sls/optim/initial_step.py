@@ -10,8 +10,8 @@ from .backtracking import SearchResult
 
 Memory = dict[str, float]
 
-_COUNTED = 3
-"""Of so many rejected steps in a row one counts as a refusal of its own."""
+_COUNTED = 10
+"""Of so many rejected steps in a row the first counts: the memory of a momentum that decays by 0.9, 1 / (1 - 0.9)."""
 
 _PROBE = 1e-3
 """A step at which a slope can be read where nothing is known of the scale."""
@@ -158,8 +158,8 @@ class Wolfe(InitialStep):
         F <= 0:       n := n + 1                                        long enough
         rejected:     eta := max(accepted step, eta / 2), n := n + 1    too long for its own batch
 
-    Of rejected steps in a row every third one counts, from the first, as the momentum goes on along the direction that
-    was too steep. The next batch does not judge them, as they were not steps of eta. After `refusals` refusals, and a
+    Of ten rejected steps in a row the first counts, as the momentum goes on along the direction that was too steep for
+    about as long. The next batch does not judge them, as they were not steps of eta. After `refusals` refusals, and a
     step that was not rejected, the step size is settled: it is held, a schedule may scale it, and no step is searched
     any more. Until then every step is searched and taken whole, so the search is a warm-up as well. The first search
     starts where the slope promises to take a small part, `first_decrease`, off the loss.

@@ -275,13 +275,13 @@ def test_each_refusal_halves_the_exponent_of_growth_and_a_rejected_step_is_halve
     assert (severe["step_size"], severe["refusals"]) == (pytest.approx(0.5 * expected), 3)
     assert rule.judged(1.0, severe) == rule.judged(-1.0, severe) == severe
     in_a_row = severe
-    for count in (2, 3):
+    for count in range(2, 11):
         in_a_row = rule.searched(2.0, 5.0, SearchResult(0.01 * expected, 1.0, 3, "accepted"), in_a_row)
         assert in_a_row == {**severe, "searches": severe["searches"] + count - 1, "rejected": count}
-    fourth = rule.searched(2.0, 5.0, SearchResult(0.01 * expected, 1.0, 3, "accepted"), in_a_row)
-    assert (fourth["step_size"], fourth["refusals"]) == (pytest.approx(0.25 * expected), 4)
-    assert not rule.settled(fourth)
-    passed = rule.searched(2.0, 5.0, SearchResult(0.25 * expected, 1.0, 1, "accepted"), fourth)
+    eleventh = rule.searched(2.0, 5.0, SearchResult(0.01 * expected, 1.0, 3, "accepted"), in_a_row)
+    assert (eleventh["step_size"], eleventh["refusals"]) == (pytest.approx(0.25 * expected), 4)
+    assert not rule.settled(eleventh)
+    passed = rule.searched(2.0, 5.0, SearchResult(0.25 * expected, 1.0, 1, "accepted"), eleventh)
     assert rule.settled(passed)
     assert rule.unsearched(0.0, rule.shortened(0.25, passed)) == pytest.approx(0.0625 * expected)
 
