@@ -56,6 +56,5 @@ def test_fresh_masks_give_other_losses(landscape: Any) -> None:
 def test_each_picture_is_written(draw: Any, landscape: Any, tmp_path: Path) -> None:
     draw.draw_armijo(landscape, tmp_path / "armijo.svg")
     draw.draw_dropout(landscape, tmp_path / "dropout.svg")
-    draw.draw_cadence([{"step": 1, "ls_trials": 2}, {"step": 2, "ls_trials": 1}], tmp_path / "cadence.svg")
-    assert {path.name for path in tmp_path.iterdir()} == {"armijo.svg", "dropout.svg", "cadence.svg"}
+    assert {path.name for path in tmp_path.iterdir()} == {"armijo.svg", "dropout.svg"}
     assert all("<svg" in path.read_text() for path in tmp_path.iterdir())

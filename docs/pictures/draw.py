@@ -14,7 +14,6 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,7 @@ def measure() -> Landscape:
     model = AutoModelForSequenceClassification.from_pretrained(MODEL_DIR, num_labels=2).train()
     with SAMPLE.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    optimizer = create_optimizer("adam_sls", model.parameters(), search_rate=inf)
+    optimizer = create_optimizer("adam_sls", model.parameters(), wolfe=False, c=SHARE, init_step_size=1e-4)
 
     def loss_of(batch: list[dict[str, str]]) -> Callable[[], Tensor]:
         inputs = tokenizer([row["sentence"] for row in batch], padding=True, return_tensors="pt")
@@ -127,16 +126,6 @@ def draw_dropout(landscape: Landscape, path: Path) -> None:
     save(axes, path)
 
 
-def draw_cadence(log_history: list[dict[str, Any]], path: Path) -> None:
-    """Draw the trials of each step."""
-    steps = [entry for entry in log_history if "ls_trials" in entry]
-    axes = new_axes(height=2.2)
-    axes.bar([entry["step"] for entry in steps], [entry["ls_trials"] for entry in steps], color=BLUE, width=0.7)
-    axes.set(xlabel="step", ylabel="trials")
-    axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.figure.savefig(path, metadata={"Date": None})
-
-
 def new_axes(height: float = 3.8) -> Axes:
     """Return the axes of a new picture, readable on a phone."""
     axes = Figure(figsize=(6.4, height), layout="constrained").subplots()
@@ -159,7 +148,6 @@ def main() -> None:
         raise SystemExit("usage: python docs/pictures/draw.py out/trainer_state.json")
     history = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["log_history"]
     plot_run(history, HERE / "run.svg")
-    draw_cadence(history, HERE / "cadence.svg")
     landscape = measure()
     draw_armijo(landscape, HERE / "armijo.svg")
     draw_dropout(landscape, HERE / "dropout.svg")
