@@ -111,6 +111,8 @@ class _AdamWithWolfe(_Named):
         if wolfe:
             initial_step, watch = Wolfe(init_step_size, growth), Watch()
             criterion, cadence = Armijo(c, _ROUNDING_OF_BF16), EveryStep()
+            if search.get("search_rate", inf) != inf:
+                check_range("search_rate", search["search_rate"], low=0.0, include_low=False)
             search["search_rate"] = inf
         super().__init__(params, direction, criterion, initial_step, shrink, cadence, watch=watch, **search)
 

@@ -40,7 +40,7 @@ def test_ranks_agree_on_a_model_whose_buffers_are_broadcast(tmp_path: Path) -> N
 @pytest.mark.parametrize("optim", ["adam_sls", "sgd_sls", "adagrad_sls", "ponos"])
 def test_shards_take_the_steps_of_whole_parameters(optim: str) -> None:
     """Plain PyTorch; a trial that saw gathered parameters of before its step would take others."""
-    settings = json.dumps({"weight_decay": 0.1, **({} if optim == "ponos" else {"search_rate": 10.0})})
+    settings = json.dumps({"weight_decay": 0.1, **({} if optim in ("ponos", "adam_sls") else {"search_rate": 10.0})})
     alone, both = (run(processes, "tests.distributed.shard", optim, settings) for processes in (1, 2))
     assert both["losses"] == pytest.approx(alone["losses"], rel=1e-5)
     assert both["step_sizes"] == pytest.approx(alone["step_sizes"], rel=1e-4)
@@ -49,7 +49,7 @@ def test_shards_take_the_steps_of_whole_parameters(optim: str) -> None:
 
 def test_ranks_agree_in_the_plainest_loop() -> None:
     """`optimizer.step(closure)` under DDP, of a closure that knows its own rows only."""
-    settings = json.dumps({"ddp": True, "search_rate": 10.0})
+    settings = json.dumps({"ddp": True})
     alone, both = (run(processes, "tests.distributed.shard", "adam_sls", settings) for processes in (1, 2))
     assert both["losses"] == pytest.approx(alone["losses"], rel=1e-5)
     assert both["step_sizes"] == pytest.approx(alone["step_sizes"], rel=1e-4)
@@ -68,7 +68,7 @@ def test_the_trainer_with_fsdp2_is_one_process_of_twice_the_batch(tmp_path: Path
 @pytest.mark.parametrize(("saving", "loading"), [(2, 1), (1, 2)])
 def test_a_state_moves_between_two_processes_and_one(saving: int, loading: int, tmp_path: Path) -> None:
     """FSDP2 on two, whole parameters on one, through torch's state-dict APIs."""
-    settings = {"weight_decay": 0.1, "search_rate": 0.5, "search_credit": 3.0}
+    settings = {"weight_decay": 0.1}
     half = str(tmp_path / "half.pt")
     unbroken = run(loading, "tests.distributed.shard", "adam_sls", json.dumps(settings))
     first = run(saving, "tests.distributed.shard", "adam_sls", json.dumps({**settings, "save": half}))
