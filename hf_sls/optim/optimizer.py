@@ -694,12 +694,16 @@ def _rounding(loss: Tensor | float) -> float:
 
 
 def _with_all_counts(group: dict[str, Any], counts: dict[str, float]) -> dict[str, Any]:
-    """Return a saved group with what the version that saved it did not keep: counts of zero, and no watch."""
+    """Return a saved group with what was not kept: counts of a later version, and memories that are empty.
+
+    torch.distributed.checkpoint drops an empty dict.
+    """
     memory = group.get("line_search", {})
     if "counts" not in memory:
         return group
     counts = {**dict.fromkeys(counts, 0), **memory["counts"]}
-    return {**group, "line_search": {"watch": {}, **memory, "counts": counts}}
+    empty: dict[str, Any] = {name: {} for name in ("criterion", "initial_step", "cadence", "watch")}
+    return {**group, "line_search": {**empty, **memory, "counts": counts}}
 
 
 def _shape(memory: dict[str, Any]) -> dict[str, Any]:
