@@ -126,9 +126,9 @@ def draw_dropout(landscape: Landscape, path: Path) -> None:
     save(axes, path)
 
 
-def new_axes(height: float = 3.8) -> Axes:
+def new_axes() -> Axes:
     """Return the axes of a new picture, readable on a phone."""
-    axes = Figure(figsize=(6.4, height), layout="constrained").subplots()
+    axes = Figure(figsize=(6.4, 3.8), layout="constrained").subplots()
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3, linewidth=0.5)
     return axes
