@@ -201,7 +201,8 @@ def test_with_other_rules_it_is_another_run() -> None:
     assert "Wolfe" in run.rules
     assert find_result(run, [{**run.identity, "final_loss": 0.1}]) is not None
     assert (
-        find_result(run, [{**run.identity, "rules": run.rules.replace("share=", "share=1"), "final_loss": 0.1}]) is None
+        find_result(run, [{**run.identity, "rules": run.rules.replace("growth=", "growth=9"), "final_loss": 0.1}])
+        is None
     )
 
 
