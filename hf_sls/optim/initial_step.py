@@ -147,15 +147,15 @@ class Polyak(InitialStep):
 
 @dataclass(frozen=True)
 class Wolfe(InitialStep):
-    r"""Grow the step while it is too short for the next batch, shrink it where it is too long for its own, then hold.
+    r"""Grow the step while it is too short for the next batches, shrink it where it is too long, in ever smaller strides.
 
     The two conditions of Wolfe (1969) bracket a step: sufficient decrease says when it is too long, the slope at the
     point that it leads to says when it is too short. Here the second one is asked of the *next* mini-batch, whose
-    gradient there is at hand anyway: along the update u_k of the last step, `F = <g_{k+1}, u_k>`. With n refusals so
-    far::
+    gradient there is at hand anyway: along the update u_k of the last step, `F = <g_{k+1}, u_k>`. With its average
+    `A := (A + F) / 2` over the last few batches, and n refusals so far::
 
-        F > 0:        eta := eta * growth^(narrowing^n)                 too short for the next batch
-        F <= 0:       n := n + 1                                        long enough
+        A > 0:        eta := eta * growth^(narrowing^n)                 too short for the next batches
+        A <= 0:       eta := eta / growth^(narrowing^n), n := n + 1     too long for them
         rejected:     eta := max(accepted step, eta / 2), n := n + 1    too long for its own batch
 
     Of ten rejected steps in a row the first counts, as the momentum goes on along the direction that was too steep for
@@ -164,10 +164,9 @@ class Wolfe(InitialStep):
     any more. Until then every step is searched and taken whole, so the search is a warm-up as well. The first search
     starts where the slope promises to take a small part, `first_decrease`, off the loss.
 
-    The slope needs no forward pass and is no difference of two losses, so it says the same in any precision. Where the
-    noise of the batches decides its sign the search ends early, near its start. It fails where a first batch is no
-    guide to the scale of the others (its loss is that of a rare outlier, say), as the step size then starts too far
-    below to be found in a short run.
+    The slope needs no forward pass and is no difference of two losses, so it says the same in any precision. Where
+    noise alone decides its sign, growth and shrinking balance and the search ends near its start. It fails where that
+    start is far too low for a short run: at `growth` a step, a factor of a hundred takes 18 steps.
 
     Args:
         first: the largest step that the first search starts from, positive.
@@ -178,7 +177,8 @@ class Wolfe(InitialStep):
 
     References:
         P. Wolfe, Convergence conditions for ascent methods, SIAM Review 11 (1969). Nocedal and Wright, Numerical
-        Optimization, section 3.1. docs/results/one-default.md has the evidence for the values.
+        Optimization, section 3.1. Strides that shrink as the signs change: Kesten, Annals of Mathematical Statistics
+        29 (1958). docs/results/one-default.md has the evidence for the values.
     """
 
     first: float = 0.1
@@ -198,15 +198,17 @@ class Wolfe(InitialStep):
         check_range("first_decrease", self.first_decrease, low=0.0, high=1.0, include_low=False)
 
     def new_memory(self) -> Memory:
-        return {"searches": 0, "refusals": 0, "rejected": 0, "step_size": self.first}
+        return {"searches": 0, "refusals": 0, "rejected": 0, "next_slope": 0.0, "step_size": self.first}
 
     def judged(self, next_slope: float, memory: Memory) -> Memory:
         if memory["rejected"]:
             return memory
-        if next_slope > 0:
-            factor = self.growth ** (self.narrowing ** memory["refusals"])
-            return {**memory, "step_size": memory["step_size"] * factor}
-        return {**memory, "refusals": memory["refusals"] + 1}
+        average = (memory["next_slope"] + next_slope) / 2
+        stride = self.growth ** (self.narrowing ** memory["refusals"])
+        if average > 0:
+            return {**memory, "next_slope": average, "step_size": memory["step_size"] * stride}
+        shorter, refusals = memory["step_size"] / stride, memory["refusals"] + 1
+        return {**memory, "next_slope": average, "step_size": shorter, "refusals": refusals}
 
     def settled(self, memory: Memory) -> bool:
         return memory["refusals"] >= self.refusals and not memory["rejected"]
@@ -228,6 +230,7 @@ class Wolfe(InitialStep):
         tried, rejected = memory["step_size"], result.backtracks > 0
         refused = rejected and memory["rejected"] % _COUNTED == 0
         return {
+            **memory,
             "searches": memory["searches"] + (result.outcome == "accepted"),
             "refusals": memory["refusals"] + refused,
             "rejected": memory["rejected"] + 1 if rejected else 0,

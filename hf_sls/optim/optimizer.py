@@ -571,14 +571,12 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             return
         self._unwatched.append(loss.detach().clone() if isinstance(loss, Tensor) else loss)
         memory = self.param_groups[0]["line_search"]["watch"]
-        if memory["steps"] + len(self._unwatched) < self.watch.window:
+        if memory["steps"] % self.watch.window + len(self._unwatched) < self.watch.window:
             return
         self._read_losses()
         memory = self.param_groups[0]["line_search"]["watch"]
-        if not self.watch.complete(memory):
-            return
         worse = self.watch.got_worse(memory)
-        self._remember_in_all(watch=self.watch.next_window(memory))
+        self._remember_in_all(watch=self.watch.looked(memory))
         if worse:
             self._shorten(memory)
 

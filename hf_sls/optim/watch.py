@@ -15,21 +15,23 @@ Memory = dict[str, float]
 class Watch:
     """Compare the average loss of the last steps with the least one so far.
 
-    Windows of `window` steps follow each other. A run gets worse where the mean of one is above the least mean of those
-    before by more than `deviations` standard errors of the difference (Welch), and by more than `rise` of it. From then
-    on windows are compared with the one that said so: a lasting rise, or one that comes and goes with the order of the
-    data, is told of once.
+    Windows of losses follow each other, each of `window` losses and of a quarter of the run so far, whichever is more:
+    a sudden rise is seen in a few steps, a small one as soon as it is sure. A run gets worse where the mean of a window
+    is above the least mean of those before by more than `deviations` standard errors of the difference, and by more
+    than `rise` of it. Both windows are given the larger of their two variances, so that one in which nothing has
+    happened yet makes no alarm. After an alarm windows are compared with the one that said so: a lasting rise, or one
+    that comes and goes with the order of the data, is told of once.
 
     A frozen rule; its memory is plain numbers. It hears nothing of a run that never learns: its loss does not rise.
 
     Args:
-        window: number of steps, at least 2.
+        window: number of losses after which the watch looks, at least 2.
         deviations: standard errors of the difference that are taken for chance, positive.
         rise: the relative rise that is let pass, at least 0.
     """
 
     window: int = 32
-    deviations: float = 6.0
+    deviations: float = 4.0
     rise: float = 0.1
 
     def __post_init__(self) -> None:
@@ -38,8 +40,9 @@ class Watch:
         check_range("rise", self.rise, low=0.0)
 
     def new_memory(self) -> Memory:
-        """Return the memory before the first step."""
-        return {"steps": 0, "mean": 0.0, "squares": 0.0, "least": inf, "variance": 0.0, "alarms": 0}
+        """Return the memory before the first step; `least`, `least_steps` and `least_variance` are of the best window."""
+        window = {"steps": 0, "mean": 0.0, "squares": 0.0}
+        return {**window, "before": 0, "least": inf, "least_steps": 1, "least_variance": 0.0, "alarms": 0}
 
     def seen(self, losses: Sequence[float], memory: Memory) -> Memory:
         """Return the memory after some more losses of the present window; those that are not finite do not count."""
@@ -51,24 +54,28 @@ class Watch:
             squares += distance * (loss - mean)
         return {**memory, "steps": steps, "mean": mean, "squares": squares}
 
-    def complete(self, memory: Memory) -> bool:
-        """Whether the present window is complete."""
-        return memory["steps"] >= self.window
-
     def got_worse(self, memory: Memory) -> bool:
-        """Whether the present window, a complete one, is worse than the best so far."""
-        variance = self._variance_of_mean(memory)
-        rise = memory["mean"] - memory["least"]
-        return rise > max(self.deviations * (variance + memory["variance"]) ** 0.5, self.rise * abs(memory["least"]))
+        """Whether the present window, of `window` losses at least, is worse than the best so far."""
+        if memory["steps"] < self.window:
+            return False
+        variance = max(memory["squares"] / (memory["steps"] - 1), memory["least_variance"])
+        error = (variance * (1 / memory["steps"] + 1 / memory["least_steps"])) ** 0.5
+        return memory["mean"] - memory["least"] > max(self.deviations * error, self.rise * abs(memory["least"]))
 
-    def next_window(self, memory: Memory) -> Memory:
-        """Return the memory at the start of the next window."""
+    def looked(self, memory: Memory) -> Memory:
+        """Return the memory after a look: at the start of the next window where the present one is complete."""
         worse = self.got_worse(memory)
+        total = memory["before"] + memory["steps"]
+        if memory["steps"] < self.window or not (worse or 4 * memory["steps"] >= total):
+            return memory
+        best = {
+            "least": memory["mean"],
+            "least_steps": memory["steps"],
+            "least_variance": memory["squares"] / (memory["steps"] - 1),
+        }
         better = memory["mean"] < memory["least"] and not memory["alarms"]
-        compared = {"least": memory["mean"], "variance": self._variance_of_mean(memory)} if better or worse else {}
-        alarms = memory["alarms"] + worse
-        return {**memory, **compared, "steps": 0, "mean": 0.0, "squares": 0.0, "alarms": alarms}
-
-    @staticmethod
-    def _variance_of_mean(memory: Memory) -> float:
-        return memory["squares"] / (memory["steps"] - 1) / memory["steps"]
+        return {
+            **memory,
+            **(best if better or worse else {}),
+            **{"steps": 0, "mean": 0.0, "squares": 0.0, "before": total, "alarms": memory["alarms"] + worse},
+        }
