@@ -194,7 +194,7 @@ def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
         "## All tasks",
         _markdown(means.reset_index()) if len(means) else "No optimizer has run on each task yet.",
     ]
-    for name in ("adam_sls", "adam_salsa"):
+    for name in ("adam_sls",):
         comparison = against_best_baseline(table, name)
         if len(comparison):
             mean = {

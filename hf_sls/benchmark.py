@@ -1,7 +1,7 @@
 """What a step costs: line searches against torch's AdamW and the authors' package, interleaved in one run.
 
     python -m hf_sls.benchmark --shape minilm --batch_size 32 --output benchmark.json
-    python -m hf_sls.benchmark --optimizers adam_sls adam_salsa --rounds 500 --steps 1
+    python -m hf_sls.benchmark --optimizers adam_sls --rounds 500 --steps 1
 
 The optimizers take turns, a few steps each, on copies of one model and the same batches; machine noise then meets all
 of them alike, and the ratios mean something where the milliseconds do not. *Step time* is the median turn, *whole run*
@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, HfArgumentParser
 
 from .closure import LossClosure
-from .optim import Adam, AdamSLS, LastStep, Line, LineSearchOptimizer, SaLSa, create_optimizer
+from .optim import Adam, LastStep, Line, LineSearchOptimizer, create_optimizer
 
 SHAPES = {
     "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512},
@@ -102,10 +103,9 @@ def contestants() -> dict[str, Callable[[list[Tensor]], Any]]:
         FOREACH: lambda parameters: torch.optim.AdamW(parameters, lr=1e-4, foreach=True),
         "adam_sls": lambda parameters: create_optimizer("adam_sls", parameters),
         "adam_salsa": lambda parameters: create_optimizer("adam_salsa", parameters),
-        "adam_sls, every step": lambda parameters: create_optimizer("adam_sls", parameters, search_rate=float("inf")),
         "one trial on every step": _one_trial,
-        "AdamSLS as published": AdamSLS,
-        "SaLSa as published": SaLSa,
+        "AdamSLS as published": partial(create_optimizer, "adam_sls", preset="published"),
+        "SaLSa as published": partial(create_optimizer, "adam_salsa", preset="published"),
         "salsa-optimizer AdamSLS": _authors("AdamSLS"),
         "salsa-optimizer SaLSA": _authors("SaLSA"),
     }

@@ -17,8 +17,8 @@ from packaging.version import Version
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
-from .optim import OPTIMIZERS, RECOMMENDED, LineSearchOptimizer, SearchSettings
-from .optim.registry import warn_of_settings_without_effect
+from .optim import OPTIMIZERS, PRESETS, LineSearchOptimizer, SearchSettings
+from .optim.registry import warn_of_settings_without_effect, with_preset
 
 _SET_ELSEWHERE = ("return", "params", "betas", "search", "weight_decay")
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
@@ -30,7 +30,8 @@ class SLSTrainingArguments(TrainingArguments):
 
     Everything else is inherited. `learning_rate` is not used by a line search; `lr_scheduler_type` and the warm-up say
     which share of the step found is taken, from 1. `optim_args="c=0.2,..."` sets the arguments of the
-    optimizer class, and `adam_beta1`, `adam_beta2`, `adam_epsilon` and `weight_decay` keep their meaning.
+    optimizer class, `optim_args="preset=published"` those of its paper, and `adam_beta1`, `adam_beta2`, `adam_epsilon`
+    and `weight_decay` keep their meaning.
 
     Raises:
         ValueError: `optim_args` are unknown, of the wrong type or out of range for the optimizer.
@@ -70,10 +71,10 @@ def optimizer_class_and_kwargs(args: TrainingArguments) -> tuple[type[LineSearch
     """Return the class that `args.optim` names, and its arguments: recommended, of `args`, of `args.optim_args`."""
     name = str(getattr(args.optim, "value", args.optim))
     cls = OPTIMIZERS[name]
-    from_args = {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
-    accepted = inspect.signature(cls).parameters
-    kwargs = {key: value for key, value in from_args.items() if key in accepted}
-    return cls, {**RECOMMENDED[name], **kwargs, **parse_optim_args(name, args.optim_args)}
+    has_adams_moments = "betas" in inspect.signature(cls).parameters
+    kwargs = {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon} if has_adams_moments else {}
+    settings = parse_optim_args(name, args.optim_args)
+    return cls, {**kwargs, **with_preset(name, settings.pop("preset", None), settings)}
 
 
 def check_arguments(args: TrainingArguments) -> None:
@@ -87,7 +88,8 @@ def warn_of_arguments_without_effect(args: TrainingArguments) -> None:
     """Warn of `optim_args` that the line search does not use."""
     if is_line_search(args.optim):
         name = str(getattr(args.optim, "value", args.optim))
-        warn_of_settings_without_effect(name, parse_optim_args(name, args.optim_args))
+        settings = parse_optim_args(name, args.optim_args)
+        warn_of_settings_without_effect(name, settings.pop("preset", None), settings)
 
 
 def parse_optim_args(optim: str, text: str | None) -> dict[str, Any]:
@@ -118,7 +120,8 @@ def parse_optim_args(optim: str, text: str | None) -> dict[str, Any]:
 def _settings(name: str) -> dict[str, Any]:
     """Return the arguments of an optimizer that `optim_args` may set, with their types."""
     hints = {**get_type_hints(OPTIMIZERS[name].__init__), **get_type_hints(SearchSettings)}
-    return {key: kind for key, kind in hints.items() if key not in _SET_ELSEWHERE}
+    presets = tuple(preset for preset, settings in PRESETS.items() if name in settings)
+    return {"preset": Literal[presets], **{key: kind for key, kind in hints.items() if key not in _SET_ELSEWHERE}}
 
 
 def _describe(kind: Any) -> str:

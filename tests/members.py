@@ -8,34 +8,29 @@ from typing import Any
 
 from hf_sls.optim import (
     OPTIMIZERS,
-    PLASLS,
-    SGDSLS,
-    AdagradSLS,
+    PRESETS,
     Adam,
-    AdamSLS,
     Adaptive,
-    AMSGradSLS,
     Armijo,
     Backtracking,
     LastStep,
     LineSearchOptimizer,
-    PoNoS,
-    SaLSa,
-    SGDSaLSa,
     create_optimizer,
 )
 
+published = partial(create_optimizer, preset="published")
+"""The optimizer of a name with the values of its paper."""
+
 MEMBERS: dict[str, Callable[..., LineSearchOptimizer]] = {
-    "SGDSLS": SGDSLS,
-    "AdamSLS": AdamSLS,
-    "AMSGradSLS": AMSGradSLS,
-    "AdagradSLS": AdagradSLS,
-    "PLASLS": PLASLS,
-    "SaLSa": SaLSa,
-    "SGDSaLSa": SGDSaLSa,
-    "PoNoS": PoNoS,
-    "AdamSLS, momentum": lambda params, **settings: AdamSLS(params, search_direction="momentum", **settings),
     **{name: partial(create_optimizer, name) for name in OPTIMIZERS},
+    **{
+        f"{name}, {preset}": partial(create_optimizer, name, preset=preset)
+        for preset, presets in PRESETS.items()
+        for name in presets
+    },
+    "adam_sls, published, momentum": partial(
+        create_optimizer, "adam_sls", preset="published", search_direction="momentum"
+    ),
     "adaptive cadence": lambda params, **settings: adaptive(params, **settings),
 }
 

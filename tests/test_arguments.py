@@ -18,7 +18,7 @@ from transformers.training_args import OptimizerNames
 
 import hf_sls
 from hf_sls import SLSTrainer, SLSTrainingArguments
-from hf_sls.optim import OPTIMIZERS, RECOMMENDED
+from hf_sls.optim import OPTIMIZERS, PRESETS, create_optimizer
 from hf_sls.training_args import parse_optim_args
 
 from .conftest import classification_rows, tiny_bert
@@ -69,7 +69,31 @@ def test_optim_args_reach_the_optimizer(arguments: Any) -> None:
     assert optimizer.initial_step.growth == 1.5
     assert optimizer.backtracking.max_trials == 9
     assert optimizer.direction.search == "gradient"
-    assert optimizer.backtracking.shrink == RECOMMENDED["adam_sls"]["shrink"]
+    assert optimizer.backtracking.shrink == 0.7
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_name_is_its_class_and_what_the_trainer_makes_of_it(name: str, arguments: Any) -> None:
+    model = tiny_bert()
+    for preset in (None, *(preset for preset, names in PRESETS.items() if name in names)):
+        created = create_optimizer(name, model.parameters(), preset=preset)
+        args = arguments(optim=name, optim_args=preset and f"preset={preset}")
+        trainer = SLSTrainer(model=model, args=args, train_dataset=classification_rows())
+        trainer.create_optimizer()
+        assert trainer.line_search_optimizer.describe() == created.describe()
+        if preset is None:
+            assert OPTIMIZERS[name](model.parameters()).describe() == created.describe()
+
+
+def test_a_preset_can_be_overridden_and_an_unknown_one_is_refused() -> None:
+    parameters = [torch.zeros(2, requires_grad=True)]
+    published = create_optimizer("adam_sls", parameters, preset="published", c=0.3)
+    assert (published.criterion.c, published.backtracking.shrink) == (0.3, 0.9)
+    assert parse_optim_args("adam_sls", "preset=authors_code") == {"preset": "authors_code"}
+    with pytest.raises(ValueError, match="preset='authors_code' is not a preset of 'ponos'; it has 'published'"):
+        create_optimizer("ponos", parameters, preset="authors_code")
+    with pytest.raises(ValueError, match="preset='mine' is not 'published' or 'authors_code'"):
+        parse_optim_args("adam_sls", "preset=mine")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +114,7 @@ def test_bad_optim_args_are_refused_before_training(text: str, problem: str, cls
     with pytest.raises(ValueError) as refusal:
         SLSTrainer(model=tiny_bert(), args=arguments(cls, optim="adam_sls", optim_args=text))
     assert problem in str(refusal.value)
-    assert "adam_sls takes init_step_size (float), c (float)" in str(refusal.value)
+    assert "adam_sls takes preset ('published' or 'authors_code'), init_step_size (float)" in str(refusal.value)
 
 
 def test_optim_args_out_of_range_are_refused_before_training(arguments: Any) -> None:

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_sls import SGDSLS, record_landscapes
+from hf_sls import record_landscapes
 from hf_sls.landscape import load_landscapes, save_landscapes
 from hf_sls.optim import RandomState, create_optimizer
 
-from .members import MEMBERS
+from .members import MEMBERS, published
 from .problems import Network, same, snapshot
 
 
 def test_on_a_parabola_the_landscape_is_the_parabola() -> None:
     """f(w) = w^2 from w = 1 along -2: f(eta) = (1 - 2 eta)^2, slope 4, accepted from 1 - c down."""
     weight = torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
-    optimizer = SGDSLS([weight], init_step_size=1.0, c=0.05, interpolate=False, shrink=0.9)
+    optimizer = published("sgd_sls", [weight], init_step_size=1.0, c=0.05, interpolate=False, shrink=0.9)
     with record_landscapes(optimizer) as landscapes:
         optimizer.step(lambda: weight.square().sum())
     (landscape,) = landscapes
@@ -75,7 +75,7 @@ def test_an_exception_while_looking_leaves_the_parameters(monkeypatch: pytest.Mo
 
 def test_landscapes_are_read_as_they_were_written(tmp_path: Path) -> None:
     model = Network()
-    optimizer = MEMBERS["SGDSLS"](model.parameters())
+    optimizer = MEMBERS["sgd_sls, published"](model.parameters())
     with record_landscapes(optimizer) as landscapes:
         for closure in model.closures(2):
             optimizer.step(closure)

@@ -15,10 +15,7 @@ from tables import Comparison, Law, Line, Record, Variation
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- results: written by pages.py -->", "<!-- end of results -->"
 
-PUBLISHED = (
-    "wolfe=false,search_direction=gradient,c=0.1,smoothing=0,growth=1.0013872557,shrink=0.9,"
-    "interpolate=false,lower_bound=-inf,max_trials=100,search_rate=inf"
-)
+PUBLISHED = "preset=published"
 EVERY_STEP = "search_rate=inf"
 PAPER_STEP_SIZES: Mapping[float, float] = {4: 1.379e-5, 8: 1.878e-5, 16: 2.674e-5, 32: 3.595e-5}
 

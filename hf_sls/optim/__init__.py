@@ -14,15 +14,16 @@ from .initial_step import InitialStep, LastStep, Polyak, Wolfe
 from .layer_groups import layer_groups
 from .optimizer import LineSearchOptimizer, SearchReport
 from .partition import Cyclic, Joint, Partition
+from .presets import PRESETS
 from .random_state import RandomState
-from .registry import OPTIMIZERS, RECOMMENDED, create_optimizer
+from .registry import OPTIMIZERS, create_optimizer
 from .trials import FinishedSearch
 from .watch import Watch
 
 __all__ = [
     "OPTIMIZERS",
     "PLASLS",
-    "RECOMMENDED",
+    "PRESETS",
     "SGDSLS",
     "AMSGradSLS",
     "Adagrad",

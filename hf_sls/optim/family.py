@@ -1,15 +1,16 @@
-"""The named optimizers: each one composition of the rules, with the defaults it was published with."""
+"""The named optimizers: each one composition of the rules, with our defaults; `presets` has the published ones."""
 
 from __future__ import annotations
 
 from math import inf
+from typing import ClassVar
 
 from torch import nn
 from typing_extensions import TypedDict, Unpack
 
 from ._validation import check_choice, check_range
 from .backtracking import Backtracking
-from .cadence import Adaptive, Budget, Cadence, EveryStep
+from .cadence import Adaptive, Budget, Cadence
 from .criterion import Armijo, Criterion, NonMonotone, Smoothed
 from .direction import Adagrad, Adam, Direction, Gradient, SearchDirection
 from .initial_step import InitialStep, LastStep, Polyak, Wolfe
@@ -18,23 +19,20 @@ from .optimizer import LineSearchOptimizer, Params
 from .partition import Cyclic, Partition
 from .watch import Watch
 
-_DOUBLED_IN_500 = 2 ** (1 / 500)
 _ROUNDING_OF_BF16 = 2.0**-8
 
 
 class SearchSettings(TypedDict, total=False):
-    """What every named optimizer takes beside its own arguments; the defaults are what the papers do.
+    """What every named optimizer takes beside its own arguments.
 
     Attributes:
-        max_trials: the most step sizes tried in one search; 100.
-        interpolate: whether to shrink a rejected step by interpolation (`Backtracking`); False.
-        lower_bound: the least value the loss can take, 0 for cross-entropy; steps that no such loss can pass are not
-            tried; `-inf`.
-        search_rate: trials that a step may cost on average (`Budget`); `inf`, the cadence of the paper.
+        max_trials: the most step sizes tried in one search; 20.
+        interpolate: whether to shrink a rejected step by interpolation (`Backtracking`); True.
+        lower_bound: the least value the loss can take; steps that no such loss can pass are not tried. 0, as of
+            cross-entropy; `-inf` for `AdamSLS` and `AMSGradSLS`.
+        search_rate: trials that a step may cost on average (`Budget`); `inf`, the cadence of the optimizer, but for
+            `SGDSLS`, `AdagradSLS` and `SGDSaLSa`, 0.09.
         search_credit: trials allowed beyond `search_rate`, for the first searches; 10.
-        search_fraction: share of the rows of a batch that `SLSTrainer` evaluates in trials, in (0, 1]; 1. Below 1 a
-            search costs one more evaluation of that share, of the loss before the step. The slope is still that of
-            the whole batch: with few rows the two do not fit, and steps that are far too short are all that passes.
         weight_decay: decoupled weight decay, times the step size taken; 0.
     """
 
@@ -43,12 +41,19 @@ class SearchSettings(TypedDict, total=False):
     lower_bound: float
     search_rate: float
     search_credit: float
-    search_fraction: float
     weight_decay: float
+
+
+_SEARCH = SearchSettings(
+    max_trials=20, interpolate=True, lower_bound=0.0, search_rate=inf, search_credit=10.0, weight_decay=0.0
+)
 
 
 class _Named(LineSearchOptimizer):
     """A composition whose rules are set by plain numbers, as `optim_args` has them."""
+
+    search_defaults: ClassVar[SearchSettings] = {}
+    """Where the optimizer departs from the defaults of `SearchSettings`."""
 
     def __init__(
         self,
@@ -57,64 +62,32 @@ class _Named(LineSearchOptimizer):
         criterion: Criterion,
         initial_step: InitialStep,
         shrink: float,
+        search: SearchSettings,
         cadence: Cadence | None = None,
         partition: Partition | None = None,
         watch: Watch | None = None,
-        *,
-        max_trials: int = 100,
-        interpolate: bool = False,
-        lower_bound: float = -inf,
-        search_rate: float = inf,
-        search_credit: float = 10.0,
-        search_fraction: float = 1.0,
-        weight_decay: float = 0.0,
     ) -> None:
-        check_range("search_fraction", search_fraction, low=0.0, high=1.0, include_low=False)
-        check_range("search_credit", search_credit, low=0.0)
-        if search_rate != inf:
-            check_range("search_rate", search_rate, low=0.0, include_low=False)
-            cadence = Budget(search_credit, search_rate)
-        self.search_fraction = search_fraction
+        unknown = sorted(search.keys() - _SEARCH.keys())
+        if unknown:
+            raise TypeError(f"{type(self).__name__} got an unexpected keyword argument {unknown[0]!r}")
+        chosen: SearchSettings = {**_SEARCH, **self.search_defaults, **search}
+        check_range("search_credit", chosen["search_credit"], low=0.0)
+        if chosen["search_rate"] != inf:
+            check_range("search_rate", chosen["search_rate"], low=0.0, include_low=False)
+            cadence = Budget(chosen["search_credit"], chosen["search_rate"])
         super().__init__(
             params,
             direction=direction,
             criterion=criterion,
             initial_step=initial_step,
-            backtracking=Backtracking(shrink, max_trials, interpolate, lower_bound=lower_bound),
+            backtracking=Backtracking(
+                shrink, chosen["max_trials"], chosen["interpolate"], lower_bound=chosen["lower_bound"]
+            ),
             cadence=cadence,
             partition=partition,
             watch=watch,
-            weight_decay=weight_decay,
+            weight_decay=chosen["weight_decay"],
         )
-
-
-class _AdamWithWolfe(_Named):
-    """Adam's direction, and on request a step size that is bracketed by both conditions of Wolfe and then held."""
-
-    def __init__(
-        self,
-        params: Params,
-        direction: Adam,
-        init_step_size: float,
-        c: float,
-        smoothing: float,
-        shrink: float,
-        growth: float,
-        wolfe: bool,
-        cadence: Cadence | None = None,
-        **search: Unpack[SearchSettings],
-    ) -> None:
-        check_choice("wolfe", wolfe, (False, True))
-        initial_step: InitialStep = LastStep(init_step_size, growth)
-        criterion: Criterion = Smoothed(c, smoothing) if smoothing else Armijo(c)
-        watch = None
-        if wolfe:
-            initial_step, watch = Wolfe(init_step_size, growth), Watch()
-            criterion, cadence = Armijo(c, _ROUNDING_OF_BF16), EveryStep()
-            if search.get("search_rate", inf) != inf:
-                check_range("search_rate", search["search_rate"], low=0.0, include_low=False)
-            search["search_rate"] = inf
-        super().__init__(params, direction, criterion, initial_step, shrink, cadence, watch=watch, **search)
 
 
 class SGDSLS(_Named):
@@ -139,23 +112,28 @@ class SGDSLS(_Named):
         search: `SearchSettings`.
     """
 
+    search_defaults = {"search_rate": 0.09}
+
     def __init__(
         self,
         params: Params,
-        init_step_size: float = 0.1,
+        init_step_size: float = 1.0,
         c: float = 0.1,
-        shrink: float = 0.9,
-        growth: float = _DOUBLED_IN_500,
+        shrink: float = 0.5,
+        growth: float = 1.2,
         **search: Unpack[SearchSettings],
     ) -> None:
-        super().__init__(params, Gradient(), Armijo(c), LastStep(init_step_size, growth), shrink, **search)
+        super().__init__(params, Gradient(), Armijo(c), LastStep(init_step_size, growth), shrink, search)
 
 
-class AdamSLS(_AdamWithWolfe):
-    """Adam with the Armijo line search (ADAMSLS, Kenneweg et al. 2023, arXiv 2403.18506).
+class AdamSLS(_Named):
+    """Adam with a step size that the first batches find by both conditions of Wolfe (`Wolfe`), and that is held then.
 
-    Each step is Adam's, `w - eta * m^ / (sqrt(v^) + eps)`, with the largest tried `eta` that satisfies the Armijo
-    condition along the searched direction `p`, `f(w + eta p) <= f(w) - c * eta * <g, -p>`.
+    Each step is Adam's, `w - eta * m^ / (sqrt(v^) + eps)`. While eta is looked for, it is the largest tried one that
+    satisfies the Armijo condition along the searched direction `p`, `f(w + eta p) <= f(w) - c * eta * <g, -p>`.
+
+    `wolfe=False` searches all the way, from a little above the last step, as ADAMSLS does (Kenneweg et al. 2023, arXiv
+    2403.18506); `create_optimizer("adam_sls", params, preset="published")` has all of its values.
 
     Args:
         params: parameters, named parameters or parameter groups.
@@ -163,19 +141,20 @@ class AdamSLS(_AdamWithWolfe):
         c: sufficient decrease, in (0, 1); larger takes smaller steps.
         betas: decay rates of Adam's moments, each in [0, 1).
         eps: added to Adam's denominator.
-        search_direction: `"gradient"` searches along `-g / (sqrt(v^) + eps)` and applies the step size found along
-            Adam's direction (arXiv 2403.18506); `"momentum"` searches along Adam's direction itself (arXiv 2403.18519).
-        smoothing: share of the past in the criterion (`Smoothed`), in [0, 1); 0 is Armijo.
+        search_direction: `"momentum"` searches along Adam's direction itself (arXiv 2403.18519); `"gradient"` along
+            `-g / (sqrt(v^) + eps)`, and applies the step size found along Adam's direction (arXiv 2403.18506).
+        smoothing: share of the past in the criterion (`Smoothed`), in [0, 1); 0 is Armijo. Not used with `wolfe`.
         shrink: factor of a rejected step (beta), in (0, 1).
-        growth: factor from one search to the next (gamma^(1/n)), at least 1.
-        wolfe: whether to find the step size at the start of the run, from what the next batch says of each step
-            (`Wolfe`), and to hold it then; a `Watch` shortens it where the run gets worse. `growth` is then
-            that of `Wolfe`, above 1, the criterion is Armijo's with the rounding of bfloat16 as its tolerance, and
-            `search_rate` is not used.
+        growth: with `wolfe`, the factor from one step to the next before any refusal, above 1; else that from one
+            search to the next (gamma^(1/n)), at least 1.
+        wolfe: whether to find the step size at the start of the run and hold it. A `Watch` shortens it where the run
+            gets worse. The criterion is then Armijo's with the rounding of bfloat16 as its tolerance, and `search_rate`
+            is not used.
         search: `SearchSettings`.
     """
 
     _amsgrad = False
+    search_defaults = {"lower_bound": -inf}
 
     def __init__(
         self,
@@ -184,19 +163,28 @@ class AdamSLS(_AdamWithWolfe):
         c: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        search_direction: SearchDirection = "gradient",
+        search_direction: SearchDirection = "momentum",
         smoothing: float = 0.0,
-        shrink: float = 0.9,
-        growth: float = _DOUBLED_IN_500,
-        wolfe: bool = False,
+        shrink: float = 0.7,
+        growth: float = 1.3,
+        wolfe: bool = True,
         **search: Unpack[SearchSettings],
     ) -> None:
+        check_choice("wolfe", wolfe, (False, True))
         direction = Adam(betas, eps, search_direction, self._amsgrad)
-        super().__init__(params, direction, init_step_size, c, smoothing, shrink, growth, wolfe, **search)
+        initial_step: InitialStep = LastStep(init_step_size, growth)
+        criterion: Criterion = Smoothed(c, smoothing) if smoothing else Armijo(c)
+        watch = None
+        if wolfe:
+            if search.get("search_rate", inf) != inf:
+                check_range("search_rate", search["search_rate"], low=0.0, include_low=False)
+            search["search_rate"] = inf
+            initial_step, criterion, watch = Wolfe(init_step_size, growth), Armijo(c, _ROUNDING_OF_BF16), Watch()
+        super().__init__(params, direction, criterion, initial_step, shrink, search, watch=watch)
 
 
 class AMSGradSLS(AdamSLS):
-    """AMSGrad with the Armijo line search (Vaswani et al. 2020, arXiv 2006.06835).
+    """AMSGrad with the line search of `AdamSLS`; with `wolfe=False` that of Vaswani et al. 2020, arXiv 2006.06835.
 
     Arguments and step are those of `AdamSLS`, with the largest `v^` so far in place of the present one.
     """
@@ -219,17 +207,19 @@ class AdagradSLS(_Named):
         search: `SearchSettings`.
     """
 
+    search_defaults = {"search_rate": 0.09}
+
     def __init__(
         self,
         params: Params,
         init_step_size: float = 0.1,
         c: float = 0.1,
         eps: float = 1e-10,
-        shrink: float = 0.9,
-        growth: float = _DOUBLED_IN_500,
+        shrink: float = 0.5,
+        growth: float = 1.2,
         **search: Unpack[SearchSettings],
     ) -> None:
-        super().__init__(params, Adagrad(eps), Armijo(c), LastStep(init_step_size, growth), shrink, **search)
+        super().__init__(params, Adagrad(eps), Armijo(c), LastStep(init_step_size, growth), shrink, search)
 
 
 class PLASLS(_Named):
@@ -264,14 +254,14 @@ class PLASLS(_Named):
         self,
         params: Params | nn.Module,
         init_step_size: float = 0.1,
-        c: float = 0.1,
+        c: float = 0.5,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        search_direction: SearchDirection = "gradient",
+        search_direction: SearchDirection = "momentum",
         blocks: int = 8,
         joint_steps: int = 6,
-        shrink: float = 0.9,
-        growth: float = _DOUBLED_IN_500,
+        shrink: float = 0.5,
+        growth: float = 2 ** (1 / 500),
         **search: Unpack[SearchSettings],
     ) -> None:
         super().__init__(
@@ -280,12 +270,12 @@ class PLASLS(_Named):
             Armijo(c),
             LastStep(init_step_size, growth),
             shrink,
+            search,
             partition=Cyclic(joint_steps),
-            **search,
         )
 
 
-class SaLSa(_AdamWithWolfe):
+class SaLSa(_Named):
     """Adam with the smoothed line search, as often as needed (SaLSa, Kenneweg et al. 2024, arXiv 2407.20650).
 
     A step is accepted when the decrease averaged over the batches is sufficient (`Smoothed`), and searched only as
@@ -294,7 +284,7 @@ class SaLSa(_AdamWithWolfe):
 
     Args:
         params: parameters, named parameters or parameter groups.
-        init_step_size: where the first search starts (eta_0), positive; with `wolfe`, at most.
+        init_step_size: where the first search starts (eta_0), positive.
         c: sufficient decrease, in (0, 1); larger takes smaller steps.
         betas: decay rates of Adam's moments, each in [0, 1).
         eps: added to Adam's denominator.
@@ -302,7 +292,6 @@ class SaLSa(_AdamWithWolfe):
         smoothing: share of the past in the criterion (B), in [0, 1).
         shrink: factor of a rejected step, in (0, 1).
         growth: factor from one search to the next, at least 1.
-        wolfe: as in `AdamSLS`; `smoothing`, `warmup` and `max_interval` are not used then.
         warmup: number of searches, from the start, that take place on every step.
         max_interval: the most steps from one search to the next.
         search: `SearchSettings`.
@@ -315,11 +304,10 @@ class SaLSa(_AdamWithWolfe):
         c: float = 0.5,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        search_direction: SearchDirection = "gradient",
+        search_direction: SearchDirection = "momentum",
         smoothing: float = 0.9,
-        shrink: float = 0.8,
+        shrink: float = 0.5,
         growth: float = 1.1,
-        wolfe: bool = False,
         warmup: int = 10,
         max_interval: int = 10,
         **search: Unpack[SearchSettings],
@@ -327,14 +315,11 @@ class SaLSa(_AdamWithWolfe):
         super().__init__(
             params,
             Adam(betas, eps, search_direction),
-            init_step_size,
-            c,
-            smoothing,
+            Smoothed(c, smoothing),
+            LastStep(init_step_size, growth),
             shrink,
-            growth,
-            wolfe,
+            search,
             Adaptive(warmup, max_interval),
-            **search,
         )
 
 
@@ -353,14 +338,16 @@ class SGDSaLSa(_Named):
         search: `SearchSettings`.
     """
 
+    search_defaults = {"search_rate": 0.09}
+
     def __init__(
         self,
         params: Params,
         init_step_size: float = 1.0,
         c: float = 0.5,
         smoothing: float = 0.9,
-        shrink: float = 0.8,
-        growth: float = 1.1,
+        shrink: float = 0.5,
+        growth: float = 1.2,
         warmup: int = 10,
         max_interval: int = 10,
         **search: Unpack[SearchSettings],
@@ -371,8 +358,8 @@ class SGDSaLSa(_Named):
             Smoothed(c, smoothing),
             LastStep(init_step_size, growth),
             shrink,
+            search,
             Adaptive(warmup, max_interval),
-            **search,
         )
 
 
@@ -402,4 +389,4 @@ class PoNoS(_Named):
         check_range("polyak_share", polyak_share, low=0.0, include_low=False)
         check_range("init_step_size", init_step_size, low=1e-6)
         initial_step = Polyak(polyak_share, shrink, largest=init_step_size)
-        super().__init__(params, Gradient(), NonMonotone(c, xi), initial_step, shrink, **search)
+        super().__init__(params, Gradient(), NonMonotone(c, xi), initial_step, shrink, search)

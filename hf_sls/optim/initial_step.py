@@ -147,7 +147,7 @@ class Polyak(InitialStep):
 
 @dataclass(frozen=True)
 class Wolfe(InitialStep):
-    r"""Grow the step while it is too short for the next batches, shrink it where it is too long, in ever smaller strides.
+    r"""Grow the step while it is too short for the next batches and shrink it where it is too long, in smaller strides.
 
     The two conditions of Wolfe (1969) bracket a step: sufficient decrease says when it is too long, the slope at the
     point that it leads to says when it is too short. Here the second one is asked of the *next* mini-batch, whose

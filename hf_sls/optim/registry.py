@@ -1,15 +1,17 @@
-"""The `optim=` names: which class each stands for, and the settings we recommend for it."""
+"""The `optim=` names: which class each stands for."""
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from math import inf
 from typing import Any
 
-from .family import PLASLS, SGDSLS, AdagradSLS, AdamSLS, AMSGradSLS, PoNoS, SaLSa, SGDSaLSa
+from .family import PLASLS, SGDSLS, AdagradSLS, AdamSLS, AMSGradSLS, PoNoS, SaLSa, SGDSaLSa, _Named
 from .optimizer import LineSearchOptimizer, Params
+from .presets import preset_settings
 
-OPTIMIZERS: dict[str, type[LineSearchOptimizer]] = {
+OPTIMIZERS: dict[str, type[_Named]] = {
     "adam_sls": AdamSLS,
     "adam_salsa": SaLSa,
     "plasls": PLASLS,
@@ -20,50 +22,26 @@ OPTIMIZERS: dict[str, type[LineSearchOptimizer]] = {
     "ponos": PoNoS,
 }
 
-_QUICK = {"shrink": 0.5, "max_trials": 20, "interpolate": True, "lower_bound": 0.0}
-_SELDOM = {"search_rate": 0.09, "search_credit": 10.0}
-_GROWING = {"growth": 1.2, **_QUICK, **_SELDOM}
-_ADAM = {
-    "search_direction": "momentum",
-    "wolfe": True,
-    "c": 0.1,
-    "smoothing": 0.0,
-    "growth": 1.3,
-    "shrink": 0.7,
-    "max_trials": 20,
-    "interpolate": True,
-}
-
-RECOMMENDED: dict[str, dict[str, Any]] = {
-    "adam_sls": _ADAM,
-    "adam_salsa": _ADAM,
-    "plasls": {"search_direction": "momentum", "c": 0.5, **_QUICK},
-    "amsgrad_sls": _ADAM,
-    "adagrad_sls": _GROWING,
-    "sgd_sls": {"init_step_size": 1.0, **_GROWING},
-    "sgd_salsa": _GROWING,
-    "ponos": dict(_QUICK),
-}
-"""Where `optim=` departs from the published defaults of the class; docs/choosing.md has the evidence."""
-
 _USED_WITH: dict[str, list[tuple[str, Any]]] = {
     "smoothing": [("wolfe", False)],
     "search_rate": [("wolfe", False)],
-    "warmup": [("wolfe", False), ("search_rate", inf)],
-    "max_interval": [("wolfe", False), ("search_rate", inf)],
+    "warmup": [("search_rate", inf)],
+    "max_interval": [("search_rate", inf)],
 }
 
 
-def create_optimizer(name: str, params: Params, **settings: Any) -> LineSearchOptimizer:
-    """Build the optimizer that `optim=name` stands for, with the recommended settings.
+def create_optimizer(name: str, params: Params, *, preset: str | None = None, **settings: Any) -> LineSearchOptimizer:
+    """Build the optimizer that `optim=name` stands for: its class, with its defaults.
 
     Args:
         name: one of `OPTIMIZERS`.
         params: parameters, named parameters or parameter groups.
-        settings: arguments of the class that override the recommended ones.
+        preset: `"published"` for the values of the paper, `"authors_code"` for those of the authors' package where they
+            differ; `None` for our defaults.
+        settings: arguments of the class, which override the preset and the defaults.
 
     Raises:
-        ValueError: the name is unknown or a setting is out of range.
+        ValueError: the name or the preset is unknown, or a setting is out of range.
 
     Warns:
         UserWarning: a setting has no effect beside the others, `smoothing` beside `wolfe` for one.
@@ -76,14 +54,20 @@ def create_optimizer(name: str, params: Params, **settings: Any) -> LineSearchOp
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"name={name!r} is not a line-search optimizer; the names are {', '.join(OPTIMIZERS)}.")
-    optimizer = OPTIMIZERS[name](params, **{**RECOMMENDED[name], **settings})
-    warn_of_settings_without_effect(name, settings)
+    optimizer = OPTIMIZERS[name](params, **with_preset(name, preset, settings))
+    warn_of_settings_without_effect(name, preset, settings)
     return optimizer
 
 
-def warn_of_settings_without_effect(name: str, settings: dict[str, Any]) -> None:
-    """Warn of each setting that another one, given or recommended, keeps `optim=name` from using."""
-    chosen = {**RECOMMENDED[name], **settings}
+def with_preset(name: str, preset: str | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings over those of the preset."""
+    return {**(preset_settings(name, preset) if preset is not None else {}), **settings}
+
+
+def warn_of_settings_without_effect(name: str, preset: str | None, settings: dict[str, Any]) -> None:
+    """Warn of each setting that another one, given or by default, keeps `optim=name` from using."""
+    defaults = {key: each.default for key, each in inspect.signature(OPTIMIZERS[name]).parameters.items()}
+    chosen = {**defaults, **OPTIMIZERS[name].search_defaults, **with_preset(name, preset, settings)}
     for setting in settings.keys() & _USED_WITH.keys():
         for other, needed in _USED_WITH[setting]:
             if chosen.get(other, needed) != needed and settings[setting] != inf:

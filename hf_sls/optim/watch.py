@@ -40,7 +40,7 @@ class Watch:
         check_range("rise", self.rise, low=0.0)
 
     def new_memory(self) -> Memory:
-        """Return the memory before the first step; `least`, `least_steps` and `least_variance` are of the best window."""
+        """Return the memory before the first step; `least...` is of the best window."""
         window = {"steps": 0, "mean": 0.0, "squares": 0.0}
         return {**window, "before": 0, "least": inf, "least_steps": 1, "least_variance": 0.0, "alarms": 0}
 

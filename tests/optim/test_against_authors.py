@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from hf_sls.optim import PLASLS, SGDSLS, AdamSLS, SaLSa, SGDSaLSa
+from hf_sls.optim import create_optimizer
 
 from ..problems import Network, Transformer
 
@@ -29,7 +29,7 @@ def trajectory(model: Any, optimizer: Any, step_size: Any) -> tuple[list[float],
 @pytest.mark.parametrize("c", [0.1, 0.4])
 def test_adam_sls(problem: Any, c: float) -> None:
     ours, theirs = problem(), problem()
-    mine = AdamSLS(ours.parameters(), c=c)
+    mine = create_optimizer("adam_sls", ours.parameters(), preset="published", c=c)
     reference = authors.AdamSLS([list(theirs.parameters())], smooth=False, c=c, init_step_size=0.1 / GROWTH)
     reference.state["gv"] = [[torch.zeros_like(p) for p in theirs.parameters()]]
     reference.state["mv"] = [[torch.zeros_like(p) for p in theirs.parameters()]]
@@ -42,7 +42,7 @@ def test_sgd_sls(problem: Any, c: float, monkeypatch: pytest.MonkeyPatch) -> Non
     """The authors compare with the norm of the gradient where the criterion wants its square."""
     monkeypatch.setattr(authors, "compute_grad_norm", lambda gradients: sum(g.square().sum() for g in gradients))
     ours, theirs = problem(), problem()
-    mine = SGDSLS(ours.parameters(), c=c, init_step_size=10.0)
+    mine = create_optimizer("sgd_sls", ours.parameters(), preset="published", c=c, init_step_size=10.0)
     reference = authors.AdamSLS(
         [list(theirs.parameters())],
         smooth=False,
@@ -87,7 +87,7 @@ class OneAfterTheOther(authors.AdamSLS):
 def test_plasls(problem: Any, c: float) -> None:
     ours, theirs = problem(), problem()
     layers = [[list(model.parameters())[i::3] for i in range(3)] for model in (ours, theirs)]
-    mine = PLASLS([{"params": layer} for layer in layers[0]], c=c)
+    mine = create_optimizer("plasls", [{"params": layer} for layer in layers[0]], preset="published", c=c)
     reference = OneAfterTheOther(layers[1], smooth=False, c=c, init_step_size=0.1 / GROWTH)
     reference.state["gv"] = [[torch.zeros_like(p) for p in layer] for layer in layers[1]]
     reference.state["mv"] = [[torch.zeros_like(p) for p in layer] for layer in layers[1]]
@@ -125,7 +125,9 @@ def test_salsa(problem: Any, cadence: bool, monkeypatch: pytest.MonkeyPatch) -> 
     """The authors correct the bias with one step too many."""
     monkeypatch.setattr(authors_salsa, "scale_vector", lambda vector, beta, step: vector / (1 - beta ** (step - 1)))
     ours, theirs = problem(), problem()
-    mine = SaLSa(ours.parameters(), warmup=9, max_interval=10 if cadence else 1)
+    mine = create_optimizer(
+        "adam_salsa", ours.parameters(), preset="authors_code", warmup=9, max_interval=10 if cadence else 1
+    )
     reference = in_double(Mended(theirs.parameters(), init_step_size=1 / 1.1, speed_up=cadence))
     my_losses, my_steps = trajectory(ours, mine, lambda: mine.param_groups[0]["step_size"])
     accepts_backwards = [
@@ -153,7 +155,7 @@ def _with_backward(closure: Any, backwards: bool) -> torch.Tensor:
 def test_sgd_salsa(problem: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(authors, "compute_grad_norm", lambda gradients: sum(g.square().sum() for g in gradients))
     ours, theirs = problem(), problem()
-    mine = SGDSaLSa(ours.parameters(), init_step_size=10.0, max_interval=1)
+    mine = create_optimizer("sgd_salsa", ours.parameters(), preset="authors_code", init_step_size=10.0, max_interval=1)
     settings = {"beta_s": 0.9, "beta_b": 0.8, "gamma": 1.1, "n_batches_per_epoch": 1, "c": 0.5}
     reference = in_double(
         authors.AdamSLS(

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hf_sls.optim import AdagradSLS, AMSGradSLS, LineSearchOptimizer, PoNoS
-
+from ..members import published
 from ..problems import Network, Transformer
 
 STEPS = 60
@@ -97,13 +96,11 @@ def amsgrad(model: Any) -> tuple[list[float], list[float]]:
 
 
 @pytest.mark.parametrize("problem", [Network, Transformer])
-@pytest.mark.parametrize(
-    ("member", "formulas"), [(PoNoS, ponos), (AdagradSLS, adagrad), (AMSGradSLS, amsgrad)], ids=lambda x: x.__name__
-)
-def test_losses_and_step_sizes(member: type[LineSearchOptimizer], formulas: Any, problem: Any) -> None:
+@pytest.mark.parametrize(("name", "formulas"), [("ponos", ponos), ("adagrad_sls", adagrad), ("amsgrad_sls", amsgrad)])
+def test_losses_and_step_sizes(name: str, formulas: Any, problem: Any) -> None:
     expected_losses, expected_steps = formulas(problem())
     model = problem()
-    optimizer = member(model.parameters(), init_step_size=FIRST)
+    optimizer = published(name, model.parameters(), init_step_size=FIRST)
     losses, steps = [], []
     for closure in model.closures(STEPS):
         losses.append(float(optimizer.step(closure).detach()))

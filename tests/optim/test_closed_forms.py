@@ -15,9 +15,7 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_ind_from_stats
 
 from hf_sls.optim import (
-    SGDSLS,
     Adam,
-    AdamSLS,
     Armijo,
     Backtracking,
     Budget,
@@ -26,7 +24,6 @@ from hf_sls.optim import (
     Line,
     LineSearchOptimizer,
     NonMonotone,
-    PoNoS,
     SearchResult,
     Smoothed,
     Watch,
@@ -34,7 +31,7 @@ from hf_sls.optim import (
     create_optimizer,
 )
 
-from ..members import MEMBERS
+from ..members import MEMBERS, published
 from ..problems import Network, Transformer, snapshot
 
 curvatures = st.floats(0.01, 1000)
@@ -68,7 +65,7 @@ def test_lr_is_the_share_of_the_step_found_that_is_taken(lr: float, cadence: Any
 def test_groups_that_are_searched_together_may_take_different_shares(lrs: tuple[float, float]) -> None:
     w, v = (torch.tensor([3.0, -4.0], dtype=torch.float64, requires_grad=True) for _ in range(2))
     groups = [{"params": [w], "lr": lrs[0]}, {"params": [v], "lr": lrs[1]}]
-    optimizer = SGDSLS(groups, c=0.5)
+    optimizer = published("sgd_sls", groups, c=0.5)
     optimizer.step(lambda: w.square().sum() + v.square().sum())
     for parameter, lr in zip((w, v), lrs, strict=True):
         expected = torch.tensor([3.0, -4.0], dtype=torch.float64) * (1 - lr * 0.1 * 2)
@@ -81,7 +78,7 @@ def test_geometric_backtracking_accepts_the_first_step_below_the_armijo_limit(
     curvature: float, c: float, shrink: float
 ) -> None:
     w, closure = quadratic(curvature)
-    optimizer = SGDSLS([w], init_step_size=1.0, c=c, shrink=shrink, max_trials=1000)
+    optimizer = published("sgd_sls", [w], init_step_size=1.0, c=c, shrink=shrink, max_trials=1000)
     optimizer.step(closure)
     limit = 2 * (1 - c) / curvature
     backtracks = max(0, math.ceil(math.log(limit) / math.log(shrink)))
@@ -101,7 +98,7 @@ def test_geometric_backtracking_accepts_the_first_step_below_the_armijo_limit(
 def test_interpolation_finds_the_armijo_limit_of_a_quadratic_in_two_trials(curvature: float, c: float) -> None:
     w, closure = quadratic(curvature)
     limit = 2 * (1 - c) / curvature
-    optimizer = SGDSLS([w], init_step_size=5 * limit, c=c, interpolate=True, shrink=0.99)
+    optimizer = published("sgd_sls", [w], init_step_size=5 * limit, c=c, interpolate=True, shrink=0.99)
     optimizer.step(closure)
     assert optimizer.last_report.trials == 2
     assert optimizer.last_report.step_size == pytest.approx(0.9 * limit)
@@ -185,7 +182,7 @@ def _descends(optimizer: LineSearchOptimizer) -> bool:
 
 def test_slope_of_adam_is_the_derivative_of_the_loss_along_its_step() -> None:
     model = Network()
-    optimizer = AdamSLS(model.parameters(), search_direction="momentum", init_step_size=1e-7)
+    optimizer = published("adam_sls", model.parameters(), search_direction="momentum", init_step_size=1e-7)
     for closure in model.closures(5):
         optimizer.step(closure)
         report = optimizer.last_report
@@ -195,7 +192,7 @@ def test_slope_of_adam_is_the_derivative_of_the_loss_along_its_step() -> None:
 def test_gradient_search_tests_the_gradient_and_applies_adam() -> None:
     """Kenneweg 2023: after the first step the point taken is not the point tested."""
     model = Network()
-    optimizer = AdamSLS(model.parameters(), init_step_size=1e-3)
+    optimizer = published("adam_sls", model.parameters(), init_step_size=1e-3)
     first, second = model.closures(2)
     optimizer.step(first)
     before = snapshot(model)
@@ -467,7 +464,7 @@ def test_a_direction_that_forgets_its_last_update_is_refused() -> None:
 def test_a_start_far_above_the_last_step_is_as_exact_as_any(last: float) -> None:
     """Extrapolating from a step that single precision can hardly resolve would move along rounding errors."""
     model = Network(dtype=torch.float32)
-    optimizer = PoNoS(model.parameters(), polyak_share=10.0)
+    optimizer = published("ponos", model.parameters(), polyak_share=10.0)
     optimizer.param_groups[0]["step_size"] = last
     before = snapshot(model)
     optimizer.step(next(model.closures(1)))

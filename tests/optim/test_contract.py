@@ -479,12 +479,12 @@ def test_a_copy_goes_on_like_the_original(member: str, copied: Any) -> None:
 
 def test_a_state_of_before_a_count_was_kept_loads() -> None:
     model = Network()
-    optimizer = MEMBERS["AdamSLS"](model.parameters())
+    optimizer = MEMBERS["adam_sls, published"](model.parameters())
     for closure in model.closures(3):
         optimizer.step(closure)
     state = copy.deepcopy(optimizer.state_dict())
     del state["param_groups"][0]["line_search"]["counts"]["slope"]
-    resumed = MEMBERS["AdamSLS"](model.parameters())
+    resumed = MEMBERS["adam_sls, published"](model.parameters())
     resumed.load_state_dict(state)
     assert resumed.counts == {**optimizer.counts, "slope": 0}
     assert "slope" not in state["param_groups"][0]["line_search"]["counts"]
@@ -508,11 +508,11 @@ def test_the_state_of_another_optimizer_is_refused(member: str) -> None:
 @pytest.mark.parametrize(
     ("saved", "loaded"),
     [
-        ("AdamSLS", "AMSGradSLS"),
-        ("AMSGradSLS", "AdamSLS"),
-        ("AdagradSLS", "AdamSLS"),
-        ("AdamSLS", "SGDSLS"),
-        ("SGDSLS", "AdagradSLS"),
+        ("adam_sls, published", "amsgrad_sls, published"),
+        ("amsgrad_sls, published", "adam_sls, published"),
+        ("adagrad_sls", "adam_sls, published"),
+        ("adam_sls, published", "sgd_sls"),
+        ("sgd_sls", "adagrad_sls"),
     ],
 )
 def test_the_moments_of_another_direction_are_refused(saved: str, loaded: str) -> None:

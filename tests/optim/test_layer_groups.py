@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, T5Config, T5ForConditionalGeneration
 
-from hf_sls.optim import PLASLS, layer_groups
+from hf_sls.optim import layer_groups
 
 from ..conftest import tiny_gpt2
+from ..members import published
 
 
 def bert(layers: int) -> nn.Module:
@@ -60,7 +61,7 @@ def test_decay_splits_a_layer_but_not_its_search() -> None:
     decaying = {name for name, _ in model.named_parameters() if name.endswith("weight") and "LayerNorm" not in name}
     groups = layer_groups(model, 2, weight_decay=0.1, decay_parameters=decaying)
     assert {name for group in groups if group["weight_decay"] == 0.1 for name, _ in group["params"]} == decaying
-    optimizer = PLASLS(groups, joint_steps=1)
+    optimizer = published("plasls", groups, joint_steps=1)
     tokens, labels = torch.randint(0, 20, (8, 4)), torch.randint(0, 2, (8,))
     for _ in range(6):
         optimizer.step(lambda: model(input_ids=tokens, labels=labels).loss)

@@ -1,6 +1,6 @@
 """What every member has done before is what it does: losses and step sizes of a hundred steps in fp64.
 
-    python -m tests.optim.test_trajectories          (writes trajectories.json anew, after a change of a rule)
+python -m tests.optim.test_trajectories          (writes trajectories.json anew, after a change of a rule)
 """
 
 from __future__ import annotations
