@@ -117,12 +117,11 @@ def main() -> None:
                 if accelerator.sync_gradients:
                     if args.max_grad_norm > 0:
                         norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-                        closure.arm(optimizer, gradient_norm=norm, max_norm=args.max_grad_norm)
-                    else:
-                        closure.arm(optimizer)
+                        closure.clipped(norm, args.max_grad_norm)
                     losses.append(closure.loss)
+                optimizer.step(closure)
+                if accelerator.sync_gradients:
                     closure = None
-                optimizer.step()
                 scheduler.step()
                 optimizer.zero_grad()
 

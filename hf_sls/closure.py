@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import contextmanager
 
 import torch
 import torch.distributed
@@ -13,7 +12,6 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from .masks import DrawnMasks, can_be_kept
 from .optim import RandomState
 from .optim.sharding import mean_over_processes
 
@@ -36,32 +34,34 @@ class LossClosure:
         >>> bool(closure() == loss)
         True
 
+    Hand it to the `step` of the optimizer, which then neither evaluates the loss for the gradient nor runs backward.
+
     Args:
         model: the model as it is called in training, wrapped or not.
         divisor: divides the sum over the micro-batches, positive. Pass what the loop divides each loss by before
             backward: under Accelerate `accelerator.gradient_accumulation_steps`, for a shorter last window too.
         trials: whether there will be any; `search_due` of the line-search optimizer says so. If not, only the loss is
             kept.
-        keep_masks: whether to keep the dropout masks for the trials, on a CPU, where drawing them again is slow; a byte
-            for each activation dropped, of the whole window.
+
+    Attributes:
+        gradient_scale: true gradient over `.grad`, above 1 when the gradient was clipped; see `clipped`.
 
     Raises:
         ValueError: `divisor` is not positive.
         RuntimeError: it is called, and was made with `trials=False`.
     """
 
-    def __init__(self, model: nn.Module, divisor: float = 1.0, *, trials: bool = True, keep_masks: bool = True) -> None:
+    def __init__(self, model: nn.Module, divisor: float = 1.0, *, trials: bool = True) -> None:
         if not divisor > 0:
             raise ValueError(f"divisor={divisor!r} is not allowed: a positive number is needed.")
+        self.gradient_scale: Tensor | float = 1.0
         self._model = model
         self._divisor = divisor
         self._trials = trials
         self._devices = {parameter.device for parameter in model.parameters()} if trials else set()
-        self._keep_masks = trials and keep_masks and can_be_kept(model)
-        self._micro_batches: list[tuple[Callable[[], Tensor], RandomState, DrawnMasks]] = []
+        self._micro_batches: list[tuple[Callable[[], Tensor], RandomState]] = []
         self._losses: list[Tensor] = []
         self._loss: Tensor | None = None
-        self._offset: Tensor | float = 0.0
 
     def record(self, evaluate: Callable[[], Tensor], replay: Callable[[], Tensor] | None = None) -> Tensor:
         """Evaluate one micro-batch and remember it.
@@ -74,11 +74,10 @@ class LossClosure:
         Returns:
             What `evaluate` returned.
         """
-        random_state, masks = RandomState.capture(self._devices) if self._trials else None, DrawnMasks()
-        with masks.drawing() if self._keep_masks else nullcontext():
-            loss = evaluate()
+        random_state = RandomState.capture(self._devices) if self._trials else None
+        loss = evaluate()
         if random_state is not None:
-            self._micro_batches.append((replay or evaluate, random_state, masks))
+            self._micro_batches.append((replay or evaluate, random_state))
         self._losses.append(loss.detach().clone())
         self._loss = None
         return loss
@@ -90,53 +89,32 @@ class LossClosure:
             self._loss = self._total(self._losses)
         return self._loss
 
-    def arm(self, optimizer: Any, gradient_norm: Tensor | float | None = None, max_norm: float | None = None) -> None:
-        """Hand this closure to the next `step()` of the optimizer, which its loop calls without one.
+    def clipped(self, gradient_norm: Tensor | float, max_norm: float) -> None:
+        """Say that the gradients were clipped, so that the slope is that of the gradient before.
 
         Args:
-            optimizer: a line-search optimizer, wrapped by Accelerate or not.
-            gradient_norm: what `clip_grad_norm_` returned, when the gradients were clipped; the slope is scaled back by
-                it.
-            max_norm: what the gradients were clipped to.
+            gradient_norm: what `clip_grad_norm_` returned, the norm before the clipping.
+            max_norm: what the gradients were clipped to, positive.
 
         Raises:
-            ValueError: only one of `gradient_norm` and `max_norm` is given, or `max_norm` is not positive.
+            ValueError: `max_norm` is not positive.
         """
-        scale: Tensor | float = 1.0
-        if gradient_norm is not None and max_norm is not None and max_norm > 0:
-            norm = gradient_norm.full_tensor() if isinstance(gradient_norm, DTensor) else gradient_norm
-            scale = torch.clamp((torch.as_tensor(norm) + 1e-6) / max_norm, min=1.0)
-        elif gradient_norm is not None or max_norm is not None:
-            raise ValueError(
-                f"gradient_norm={gradient_norm!r} and max_norm={max_norm!r} are not allowed: of gradients that were "
-                "clipped both are needed, max_norm above 0; of others neither."
-            )
-        getattr(optimizer, "optimizer", optimizer).arm(self, self.loss, gradient_scale=scale)
-
-    def rebase(self) -> None:
-        """Evaluate now, and from here on return the recorded loss plus the change since.
-
-        For replays that evaluate a part of the batch only: what they say of the change is taken for the whole.
-        """
-        random_state = RandomState.capture(self._devices)
-        self._offset = self.loss - self._evaluate()
-        random_state.restore()
-
-    def __call__(self) -> Tensor:
-        """Return the loss at the present parameters. A collective call: every process has to make it."""
-        return self._evaluate() + self._offset
+        if not max_norm > 0:
+            raise ValueError(f"max_norm={max_norm!r} is not allowed: a positive number is needed.")
+        norm = gradient_norm.full_tensor() if isinstance(gradient_norm, DTensor) else gradient_norm
+        self.gradient_scale = torch.clamp((torch.as_tensor(norm) + 1e-6) / max_norm, min=1.0)
 
     @torch.no_grad()
-    def _evaluate(self) -> Tensor:
+    def __call__(self) -> Tensor:
+        """Return the loss at the present parameters. A collective call: every process has to make it."""
         if not self._trials:
             raise RuntimeError("This LossClosure cannot be evaluated again: it was made with trials=False.")
         modules = list(self._model.modules())
         with _buffers_kept(modules), _buffers_not_broadcast(modules), _resharded(modules):
             losses = []
-            for replay, random_state, masks in self._micro_batches:
+            for replay, random_state in self._micro_batches:
                 random_state.restore()
-                with masks.repeating() if self._keep_masks else nullcontext():
-                    losses.append(replay().detach().clone())
+                losses.append(replay().detach().clone())
         return self._total(losses)
 
     def _total(self, losses: list[Tensor]) -> Tensor:

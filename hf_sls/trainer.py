@@ -1,16 +1,19 @@
 """`SLSTrainer`: the Hugging Face Trainer, handing the loss closure to a line-search optimizer.
 
 The Trainer calls `optimizer.step()` without a closure. So `training_step` runs forward and backward as ever and records
-what it saw; on the last micro-batch of the window it arms the optimizer with a closure that replays the Trainer's own
-`training_step` with backward off, so that every scaling rule of the installed version holds in a trial. The Trainer's
-own `optimizer.step()` then searches.
+what it saw in a window, a `LossClosure` that replays the Trainer's own `training_step` with backward off, so that every
+scaling rule of the installed version holds in a trial::
+
+    training_step          self.window = LossClosure(...), for the first micro-batch; self.window.record(...)
+    clip_grad_norm_        self.window.clipped(norm, max_norm)
+    on_pre_optimizer_step  optimizer.closure = self.window
+    on_optimizer_step      optimizer.count_if_left_out(); self.window = None
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-import math
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed
-from accelerate.utils import gather_object, recursively_apply
+from accelerate.utils import gather_object
 from huggingface_hub import EvalResult
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from .callbacks import LineSearchCallback, line_search_of
 from .checkpoints import last_complete_checkpoint
@@ -76,13 +79,11 @@ class LineSearchTrainerMixin(PushMixin, _Base):
     _attributes_kept_in_trials = ("_metrics", "_total_train_tokens")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._closure: LossClosure | None = None
-        self._closure_step = -1
+        self.window: LossClosure | None = None
         self._recorded_inputs: list[Any] | None = None
         self._replayed_inputs: Iterator[Any] | None = None
         self._counts_at_last_log: dict[str, float] | None = None
-        self._own_callback: LineSearchCallback | None = None
-        self._evaluated_rows = self._offered_rows = 0
+        self._own_callbacks: list[TrainerCallback] = []
         super().__init__(*args, **kwargs)
         if self._wants_line_search():
             self._check_line_search()
@@ -182,7 +183,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         if self.line_search_optimizer is not None:
             self._check_line_search()
             if self.is_in_train:
-                self._add_own_callback()
+                self._add_own_callbacks()
         return super().create_scheduler(*args, **kwargs)
 
     # ---- Checkpoints ----
@@ -214,41 +215,39 @@ class LineSearchTrainerMixin(PushMixin, _Base):
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Start afresh, as `train()` may be called again and `auto_find_batch_size` begins again after a failure."""
-        self._closure = self._counts_at_last_log = None
+        self.window = self._counts_at_last_log = None
         if self._wants_line_search():
-            self._add_own_callback()
+            self._add_own_callbacks()
         try:
             return super()._inner_training_loop(*args, **kwargs)
         finally:
-            self._closure = None
-            if self._own_callback is not None:
-                self.remove_callback(self._own_callback)
-                self._own_callback = None
+            self.window = None
+            for callback in self._own_callbacks:
+                self.remove_callback(callback)
+            self._own_callbacks = []
 
-    def _add_own_callback(self) -> None:
-        if not self._line_search_callbacks():
-            self._own_callback = LineSearchCallback()
-            self.add_callback(self._own_callback)
-        for callback in self._line_search_callbacks():
-            callback.shown_beside = self.callback_handler.callbacks
+    def _add_own_callbacks(self) -> None:
+        if not self._own_callbacks:
+            self._own_callbacks = [_HandOver(self)]
+            if not self._line_search_callbacks():
+                self._own_callbacks.append(LineSearchCallback())
+            for callback in self._own_callbacks:
+                self.add_callback(callback)
+        for shown in self._line_search_callbacks():
+            shown.shown_beside = self.callback_handler.callbacks
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        """Run forward and backward as the Trainer does; with a line search also record them and arm the optimizer."""
+        """Run forward and backward as the Trainer does; with a line search also record them in the window."""
         optimizer = self.line_search_optimizer
         step = super().training_step
         if optimizer is None:
             return step(model, inputs, *args, **kwargs)
-
-        if self._closure is None or self._closure_step != self.state.global_step:
-            optimizer.disarm()
-            keep_masks = optimizer.search_fraction == 1
-            self._closure = LossClosure(model, trials=optimizer.search_due, keep_masks=keep_masks)
-            self._closure_step = self.state.global_step
+        if self.window is None:
+            self.window = LossClosure(model, trials=optimizer.search_due)
         if self._counts_at_last_log is None:
             self._counts_at_last_log = optimizer.counts
         recorded: list[Any] = []
         raw = copy.copy(inputs)
-        fraction = optimizer.search_fraction
         accumulation_steps = self.current_gradient_accumulation_steps
 
         def evaluate() -> Tensor:
@@ -259,23 +258,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
             with self._replaying(recorded, accumulation_steps):
                 return step(model, copy.copy(raw), *args, **kwargs)
 
-        def replay_some_rows() -> Tensor:
-            cut = [_some_rows(prepared, fraction) for prepared in recorded]
-            kept, offered = sum(rows for _, rows, _ in cut), sum(size for _, _, size in cut)
-            self._evaluated_rows += kept
-            self._offered_rows += offered
-            if offered:
-                optimizer.evaluated_fraction = self._evaluated_rows / self._offered_rows
-            scaled = [kept / offered * x if offered and isinstance(x, Tensor | int) else x for x in args]
-            with self._replaying([inputs for inputs, _, _ in cut], accumulation_steps):
-                return step(model, copy.copy(raw), *scaled, **kwargs)
-
-        loss = self._closure.record(evaluate, replay if fraction == 1 else replay_some_rows)
-        if self.accelerator.sync_gradients:
-            if fraction < 1 and optimizer.search_due:
-                self._closure.rebase()
-            self._closure.arm(optimizer)
-        return loss
+        return self.window.record(evaluate, replay)
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         if self._replayed_inputs is not None:
@@ -303,25 +286,18 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         self.accelerator.clip_grad_norm_ = self._undoing_clipping_in_slope(self.accelerator.clip_grad_norm_)
 
     def _undoing_clipping_in_slope(self, clip_grad_norm_: Callable[..., Any]) -> Callable[..., Any]:
-        """Arm the optimizer with the factor by which clipping has shrunk the gradient."""
+        """Tell the window by which factor clipping has shrunk the gradient."""
 
         def clip(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
             norm = clip_grad_norm_(parameters, max_norm, *args, **kwargs)
-            optimizer = self.line_search_optimizer
-            if optimizer is not None and self._closure is not None:
-                self._closure.arm(optimizer, norm, max_norm)
+            if self.window is not None:
+                self.window.clipped(norm, max_norm)
             return norm
 
         return clip
 
     def _mixed_mesh_grad_norm(self, model: nn.Module, max_norm: float) -> Any:
         return self._undoing_clipping_in_slope(super()._mixed_mesh_grad_norm)(model, max_norm)
-
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        """Count a step that the gradient scaler has left out before it is logged or saved."""
-        if self.line_search_optimizer is not None:
-            self.line_search_optimizer.skip()
-        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     # ---- Logs ----
 
@@ -379,6 +355,24 @@ class LineSearchTrainerMixin(PushMixin, _Base):
             complete_card(card, self, optimizer, snippet, picture, eval_results)
 
 
+class _HandOver(TrainerCallback):
+    """Gives the window to the optimizer for the step, and takes it back after it."""
+
+    def __init__(self, trainer: LineSearchTrainerMixin) -> None:
+        self._trainer = trainer
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        optimizer = self._trainer.line_search_optimizer
+        if optimizer is not None:
+            optimizer.closure = self._trainer.window
+
+    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        optimizer = self._trainer.line_search_optimizer
+        if optimizer is not None:
+            optimizer.count_if_left_out()
+        self._trainer.window = None
+
+
 class SLSTrainer(LineSearchTrainerMixin, Trainer):
     """`transformers.Trainer` that works with `optim="adam_sls"` and the other line-search names.
 
@@ -398,16 +392,6 @@ def _step_size_of_each_layer(optimizer: LineSearchOptimizer) -> dict[str, float]
         f"step_size/{group.get('layer_name', group.get('layer', index))}": group["step_size"]
         for index, group in enumerate(optimizer.param_groups)
     }
-
-
-def _some_rows(inputs: Any, fraction: float) -> tuple[Any, int, int]:
-    """Return the first rows of every tensor whose first dimension is the batch, how many they are, and of how many."""
-    sizes: list[int] = []
-    recursively_apply(lambda tensor: sizes.extend(tensor.shape[:1]), inputs)
-    size = sizes[0] if sizes else 0
-    rows = math.ceil(fraction * size)
-    kept = recursively_apply(lambda tensor: tensor[:rows] if tensor.shape[:1] == (size,) else tensor, inputs)
-    return kept, rows, size
 
 
 @contextmanager

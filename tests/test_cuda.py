@@ -64,7 +64,7 @@ def test_a_replay_gives_the_recorded_loss(precision: dict[str, Any], attention: 
         def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
             loss = super().training_step(*args, **kwargs)
             state = torch.cuda.get_rng_state()
-            pairs.append((float(self._closure.loss), float(self._closure())))
+            pairs.append((float(self.window.loss), float(self.window())))
             torch.cuda.set_rng_state(state)
             return loss
 

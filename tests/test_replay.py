@@ -27,10 +27,10 @@ class ReplayChecked(LineSearchTrainerMixin, Trainer):
             buffers = [buffer.clone() for buffer in self.model.buffers()]
             stream = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
             with torch.no_grad():
-                replayed = self._closure()
+                replayed = self.window()
             torch.set_rng_state(stream[2])
             random.setstate(stream[0])
-            self.windows.append((float(self._closure.loss), float(replayed), len(self._closure._micro_batches)))
+            self.windows.append((float(self.window.loss), float(replayed), len(self.window._micro_batches)))
             assert all(torch.equal(g, p.grad) for g, p in zip(gradients, self._with_gradient()))
             assert all(torch.equal(b, buffer) for b, buffer in zip(buffers, self.model.buffers()))
         return loss
@@ -117,7 +117,7 @@ def test_replay_differs_when_the_parameters_do(arguments: Any) -> None:
         losses: list[tuple[float, float]] = []
 
         def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-            self.losses.append((float(trainer._closure.loss), float(trainer._closure())))
+            self.losses.append((float(trainer.window.loss), float(trainer.window())))
 
     moved = Moved()
     args = arguments(optim_args="search_rate=inf")

@@ -317,7 +317,7 @@ def test_auto_find_batch_size_begins_again(arguments: Any) -> None:
 
         def training_step(self, *args: Any, **kwargs: Any) -> Any:
             loss = super().training_step(*args, **kwargs)
-            self.windows.append(len(self._closure._losses))
+            self.windows.append(len(self.window._losses))
             return loss
 
     args = arguments(auto_find_batch_size=True, per_device_train_batch_size=8, max_steps=3)

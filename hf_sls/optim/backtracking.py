@@ -73,7 +73,6 @@ class Backtracking:
         slope: float,
         step_size: float,
         resolution: float = 0.0,
-        first_loss: float | None = None,
     ) -> SearchResult:
         """Find an acceptable step size from `step_size` down.
 
@@ -84,18 +83,16 @@ class Backtracking:
             slope: `-phi'(0)`.
             step_size: the first step size to try.
             resolution: the smallest difference of two losses that means anything.
-            first_loss: `phi(step_size)`, when it is known already.
         """
         reach = line.reach(self.lower_bound) if loss >= self.lower_bound else float("inf")
         if reach <= 0:
             return SearchResult(step_size, float("nan"), 0, "unresolvable")
-        if first_loss is None:
-            step_size = min(step_size, reach)
+        step_size = min(step_size, reach)
         trial_loss = float("nan")
         for trials in range(self.max_trials):
             if step_size * max(slope, line.rate) <= resolution:
                 return SearchResult(step_size, trial_loss, trials, "unresolvable")
-            trial_loss = phi(step_size) if first_loss is None or trials else first_loss
+            trial_loss = phi(step_size)
             if line.accepts(step_size, trial_loss):
                 return SearchResult(step_size, trial_loss, trials + 1, "accepted")
             rejected, step_size = step_size, min(self._shrunk(step_size, trial_loss, line, loss, slope), reach)

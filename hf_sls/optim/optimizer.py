@@ -23,7 +23,7 @@ from .partition import Joint, Partition
 from .path import Kind, Path
 from .random_state import RandomState
 from .sharding import local, mean_over_processes, shard_groups, sum_over_shards
-from .trials import Closure, FinishedSearch, Observer, Trials
+from .trials import Closure, FinishedSearch, Observer, RecordedLoss, Trials
 from .watch import Watch
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -114,11 +114,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         TypeError: a parameter is complex.
     """
 
-    search_fraction: float = 1.0
-    """Share of the rows of a batch that a closure which can choose evaluates in trials."""
-
-    evaluated_fraction: float | None = None
-    """The share of the rows that the trials have evaluated on average, where the closure has said so."""
+    closure: RecordedLoss | None = None
+    """What the next `step()` without an argument takes, once: for a loop that is not one's own."""
 
     observer: Observer | None = None
     """Called with each `FinishedSearch` before its step is taken; what it evaluates leaves no trace."""
@@ -157,7 +154,6 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         self._report: SearchReport | None = None
         self._unread: tuple[Tensor | float, Tensor] | None = None
         self._skips: Tensor | None = None
-        self._armed: tuple[Closure, Tensor | float, Tensor | float] | None = None
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -215,7 +211,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         super().load_state_dict({**state_dict, "param_groups": groups})
         self._report = self.last_search = self._unread = self._skips = None
         self._unwatched = []
-        self.disarm()
+        self.closure = None
         for parameter, state in self.state.items():
             state.update({name: value.to(parameter.device) for name, value in state.items()})
 
@@ -240,9 +236,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             **self.rules,
             "watch": self.watch,
             "_unwatched": [],
-            "search_fraction": self.search_fraction,
             "last_search": self.last_search,
-            **dict.fromkeys(("_report", "_unread", "_skips", "_armed")),
+            **dict.fromkeys(("_report", "_unread", "_skips", "closure")),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -268,10 +263,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     @property
     def search_due(self) -> bool:
-        """Whether the next step will search, and so evaluate the closure; each does until one has found a step.
-
-        While a closure is armed for a step, the next one is the step after that.
-        """
+        """Whether the next step will search, and so evaluate the closure; each does until one has found a step."""
         memories = [self.param_groups[i]["line_search"] for i in self._searched_indices()]
         return not self._has_found_a_step or any(
             self.cadence.due(memory["cadence"]) and not self.initial_step.settled(memory["initial_step"])
@@ -291,10 +283,9 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     @property
     def forward_passes_per_step(self) -> float:
-        """Forward passes per step on average, the one with gradients included; trials count by their share of rows."""
+        """Forward passes per step on average, the one with gradients included."""
         counts = self.counts
-        extra = counts["trials"] + (counts["searches"] if self.search_fraction < 1 else 0)
-        return 1 + (self.evaluated_fraction or self.search_fraction) * extra / max(counts["steps"], 1)
+        return 1 + counts["trials"] / max(counts["steps"], 1)
 
     @property
     def rules(self) -> dict[str, Any]:
@@ -306,28 +297,10 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """Return the composition as text, `AdamSLS(direction=..., criterion=..., ...)`."""
         return f"{type(self).__name__}({', '.join(f'{name}={rule}' for name, rule in self.rules.items())})"
 
-    def arm(self, closure: Closure, loss: Tensor | float, gradient_scale: Tensor | float = 1.0) -> None:
-        """Hand the closure to the next `step()`, for a training loop that calls it without one.
-
-        Args:
-            closure: as for `step`.
-            loss: the loss that the gradients in `.grad` belong to.
-            gradient_scale: true gradient over `.grad`, above 1 when the gradient was clipped; it scales the slope back.
-
-        A closure that is still armed for another step is one whose step a gradient scaler left out; see `skip`.
-        """
-        if self._armed is not None and self._armed[0] is not closure:
-            self.skip()
-        self._armed = (closure, loss, gradient_scale)
-
-    def disarm(self) -> None:
-        """Forget the closure handed over by `arm`."""
-        self._armed = None
-
-    def skip(self) -> None:
-        """Count the step that a closure is armed for as skipped: the gradient scaler of fp16 has left it out."""
-        if self._armed is not None:
-            self.disarm()
+    def count_if_left_out(self) -> None:
+        """Count the step that `closure` was for as skipped, if nobody took it: the scaler of fp16 has left it out."""
+        if self.closure is not None:
+            self.closure = None
             self._add_to_counts(steps=1, skipped_steps=1)
             self._report, self._unread = SearchReport("non_finite", self.param_groups[0]["step_size"]), None
 
@@ -342,9 +315,10 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         runs several processes they are taken for replicas of one model: the loss is averaged over them, and each has
         to make the step.
 
-        `step(closure, loss=loss)` is for after the caller's own backward, and makes no collective call itself. The
-        closure then has to restore the random state (`RandomState`) of the evaluation that gave `loss`, to put back the
-        buffers of the model, and to average over replicas; `hf_sls.LossClosure` does all of that.
+        `step(closure)` with a `hf_sls.LossClosure` is for after the caller's own backward, and so is `step(closure,
+        loss=loss)`, which makes no collective call itself. The closure then has to restore the random state
+        (`RandomState`) of the evaluation that gave `loss`, to put back the buffers of the model, and to average over
+        replicas; `hf_sls.LossClosure` does all of that.
 
         Either way the random stream after the step is what it would be without the search. After a search without an
         accepted trial, or an exception in the closure, the parameters are as before: to the bit where they are in half
@@ -357,17 +331,17 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             loss: the loss at the current parameters, when the gradients are already in `.grad`.
 
         Raises:
-            RuntimeError: there is no closure, neither as argument nor by `arm`, or a gradient is sparse.
+            RuntimeError: there is no closure, neither as argument nor as attribute, or a gradient is sparse.
         """
-        gradient_scale: Tensor | float = 1.0
-        if closure is None and self._armed is not None:
-            closure, loss, gradient_scale = self._armed
-        self.disarm()
+        closure, self.closure = closure if closure is not None else self.closure, None
         if closure is None:
             if all(float(group["lr"]) == 0 for group in self.param_groups):
                 self._move(self.param_groups, self._shares())
                 return None
             raise RuntimeError(_NEEDS_CLOSURE.format(name=type(self).__name__))
+        gradient_scale: Tensor | float = 1.0
+        if isinstance(closure, RecordedLoss):
+            loss, gradient_scale = closure.loss, closure.gradient_scale
         random_state = None
         if loss is None:
             random_state = RandomState.capture({p.device for group in self.param_groups for p in group["params"]})
@@ -444,17 +418,13 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         path = Path(self.direction, move.parameters, move.gradients, move.states, move.kinds)
         devices = {parameter.device for parameter in move.parameters}
         with Trials(closure, path, devices, random_state) as trials:
-            tries_ahead = self._tries_ahead
-            first = proposed if tries_ahead else min(proposed, path.longest_without_copy or proposed)
+            first = min(proposed, path.longest_without_copy or proposed)
             has_moved = any(group["step_size"] for group in move.groups)
             hears_next = rule.needs_next_slope and self._has_found_a_step and has_moved
             last_slope = path.last_slope() * gradient_scale if hears_next else nan
             slope_ahead = path.advance(first, skip) * gradient_scale
-            ahead = [trials.evaluate()] if tries_ahead else []
-            start_loss, slope, skipped, next_slope, *first_loss = to_floats(loss, slope_ahead, skip, last_slope, *ahead)
-            report = SearchReport(
-                "non_finite", move.groups[0]["step_size"], trials=len(ahead), loss=start_loss, slope=slope
-            )
+            start_loss, slope, skipped, next_slope = to_floats(loss, slope_ahead, skip, last_slope)
+            report = SearchReport("non_finite", move.groups[0]["step_size"], loss=start_loss, slope=slope)
             path.confirm(bool(skipped))
             if skipped or not isfinite(slope):
                 return report
@@ -464,14 +434,12 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             descends = line.rate > 0
             if not descends:
                 slope_of_steepest = path.follow(self.direction.steepest, proposed) * gradient_scale
-                (slope,), first_loss = to_floats(slope_of_steepest), []
+                (slope,) = to_floats(slope_of_steepest)
                 line = self.criterion.line(start_loss, slope, memory["criterion"])
             if not line.rate > 0:
                 return replace(report, outcome="no_slope", slope=slope)
 
             start = rule.start(proposed, start_loss, slope, memory["initial_step"])
-            if start != proposed:
-                first_loss = []
             result = self.backtracking.search(
                 phi=trials.loss_at,
                 line=line,
@@ -479,12 +447,10 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 slope=slope,
                 step_size=start,
                 resolution=0.0 if self._tolerates_rounding else _rounding(loss) * abs(start_loss),
-                first_loss=first_loss[0] if first_loss else None,
             )
-            trials_made = len(ahead) + len(trials.tried)
             if self.observer is not None:
                 step = memory["counts"]["steps"] + 1
-                tried = [(start, trial_loss) for trial_loss in first_loss] + trials.tried
+                tried = list(trials.tried)
                 with path.excursion():
                     self.observer(FinishedSearch(step, start_loss, slope, line, tried, result, trials.loss_at))
             accepted = result.outcome == "accepted"
@@ -501,7 +467,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             "step_size": result.step_size,
             "initial_step": rule.searched(start_loss, slope, result, memory["initial_step"]),
             "cadence": self.cadence.searched(
-                replace(result, trials=self._charged(trials_made, result.outcome)), memory["cadence"]
+                replace(result, trials=self._charged(result.trials, result.outcome)), memory["cadence"]
             ),
         }
         if accepted:
@@ -510,7 +476,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         report = SearchReport(
             outcome=result.outcome,
             step_size=move.groups[0]["step_size"],
-            trials=trials_made,
+            trials=result.trials,
             backtracks=result.backtracks,
             loss=start_loss,
             slope=slope,
@@ -537,11 +503,6 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     @property
     def _has_found_a_step(self) -> bool:
         return self.param_groups[0]["line_search"]["counts"]["accepted"] > 0
-
-    @property
-    def _tries_ahead(self) -> bool:
-        """Whether the first trial is worth a forward pass before loss and slope are read: not before it has a scale."""
-        return self._has_found_a_step and not self.initial_step.needs_slope
 
     def _charged(self, trials: int, outcome: StepOutcome) -> int:
         """Return how many trials count for the cadence: none of a search before the first that finds a step."""
@@ -621,8 +582,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     def _searched_indices(self) -> list[int]:
         layers = [group.get("layer", index) for index, group in enumerate(self.param_groups)]
-        steps = self.param_groups[0]["line_search"]["counts"]["steps"] + (self._armed is not None)
-        return self.partition.searched(layers, steps)
+        return self.partition.searched(layers, self.param_groups[0]["line_search"]["counts"]["steps"])
 
     def _move(self, groups: list[dict[str, Any]], shares: list[float]) -> _Move:
         """Gather the parameters of `groups` that have a gradient, and create their state where there is none."""

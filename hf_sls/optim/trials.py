@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +16,23 @@ from .path import Path
 from .random_state import RandomState
 
 Closure: TypeAlias = Callable[[], Tensor | float]
+
+
+@runtime_checkable
+class RecordedLoss(Protocol):
+    """A closure whose loss was evaluated before, with its gradients in `.grad`: `hf_sls.LossClosure` is one."""
+
+    gradient_scale: Tensor | float
+    """True gradient over `.grad`, above 1 when the gradient was clipped; it scales the slope back."""
+
+    @property
+    def loss(self) -> Tensor | float:
+        """The loss that the gradients belong to."""
+        ...
+
+    def __call__(self) -> Tensor | float:
+        """Return the loss at the present parameters."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -83,15 +100,11 @@ class Trials:
     def loss_at(self, step_size: float) -> float:
         """Return `phi(step_size)`."""
         self._path.go_to(step_size)
-        loss = float(self.evaluate())
-        self.tried.append((step_size, loss))
-        return loss
-
-    def evaluate(self) -> Tensor | float:
-        """Return the loss where the parameters are, unread by the host."""
         if self._random_state is not None:
             self._random_state.restore()
-        return self._closure()
+        loss = float(self._closure())
+        self.tried.append((step_size, loss))
+        return loss
 
     def take(self) -> None:
         """Keep the present step."""

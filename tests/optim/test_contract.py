@@ -352,31 +352,38 @@ def test_a_step_without_a_closure_says_what_to_use(member: str) -> None:
         optimizer.step()
 
 
+class Recorded:
+    """A closure whose loss and gradient are there."""
+
+    def __init__(self, closure: Callable[[], torch.Tensor], gradient_scale: float = 1.0) -> None:
+        self.closure, self.gradient_scale = closure, gradient_scale
+        self.loss = closure()
+        self.loss.backward()
+
+    def __call__(self) -> torch.Tensor:
+        return self.closure()
+
+
 @every_member
-def test_an_armed_closure_serves_one_step(member: str) -> None:
+def test_a_closure_that_waits_serves_one_step(member: str) -> None:
     model = Network()
     optimizer = MEMBERS[member](model.parameters())
-    closure = next(model.closures(1))
-    loss = closure()
-    loss.backward()
-    optimizer.arm(closure, loss)
+    optimizer.closure = Recorded(next(model.closures(1)))
     optimizer.step()
     assert optimizer.last_report.outcome == "accepted"
     with pytest.raises(RuntimeError, match="no closure"):
         optimizer.step()
 
 
-def test_a_step_that_never_came_is_counted_when_the_next_is_armed() -> None:
+def test_a_step_that_never_came_is_counted() -> None:
     model = Network()
     optimizer = create_optimizer("adam_sls", model.parameters())
     for number, closure in enumerate(model.closures(3)):
         optimizer.zero_grad()
-        loss = closure()
-        loss.backward()
-        optimizer.arm(closure, loss)
-        optimizer.arm(closure, loss, gradient_scale=1.5)
+        optimizer.closure = Recorded(closure)
         if number == 2:
             optimizer.step()
+        optimizer.count_if_left_out()
     counts = optimizer.counts
     assert (counts["steps"], counts["skipped_steps"], counts["searches"]) == (3, 2, 1)
 
@@ -391,12 +398,11 @@ def test_what_is_due_is_due_whether_the_step_before_came_or_not() -> None:
     for number, closure in enumerate(model.closures(60)):
         due = optimizer.search_due
         optimizer.zero_grad()
-        loss = closure()
-        loss.backward()
-        optimizer.arm(closure, loss)
+        optimizer.closure = Recorded(closure)
         if number % 3:
             optimizer.step()
             searched.append((due, optimizer.last_report.outcome != "not_searched"))
+        optimizer.count_if_left_out()
     assert {due for due, _ in searched} == {True, False}
     assert all(due == did for due, did in searched)
 
@@ -407,13 +413,10 @@ def test_gradient_scale_restores_the_slope_of_a_clipped_gradient(member: str) ->
     for factor in (1.0, 0.25):
         model = Network()
         optimizer = MEMBERS[member](model.parameters())
-        closure = next(model.closures(1))
-        loss = closure()
-        loss.backward()
+        closure = Recorded(next(model.closures(1)), gradient_scale=1 / factor)
         for parameter in model.parameters():
             parameter.grad *= factor
-        optimizer.arm(closure, loss, gradient_scale=1 / factor)
-        optimizer.step()
+        optimizer.step(closure)
         slopes.append(optimizer.last_report.slope)
     is_sgd = isinstance(optimizer.direction, Gradient)
     assert slopes[1] == pytest.approx(slopes[0] * (0.25 if is_sgd else 1.0), rel=1e-5)
@@ -542,8 +545,8 @@ def test_a_state_loads_that_its_optimizer_may_have() -> None:
     another.load_state_dict(optimizer.state_dict())
     assert another.counts["steps"] == 2
     left_out = create_optimizer("adam_sls", model.parameters())
-    left_out.arm(lambda: torch.zeros(()), 0.0)
-    left_out.skip()
+    left_out.closure = Recorded(next(model.closures(1)))
+    left_out.count_if_left_out()
     create_optimizer("adam_sls", model.parameters()).load_state_dict(left_out.state_dict())
 
 
