@@ -62,7 +62,7 @@ def complete_card(
         about = {
             "optimizer": optimizer,
             "optim": getattr(trainer.args.optim, "value", trainer.args.optim),
-            "rules": {name.replace("_", " "): _rounded(str(rule)) for name, rule in optimizer.rules.items()},
+            "rules": {name.replace("_", " "): _rounded(str(rule)) for name, rule in vars(optimizer.rules).items()},
             "curve": step_size_curve(trainer.state.log_history),
         }
         snippet = snippet or arguments_snippet(trainer)

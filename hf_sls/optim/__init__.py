@@ -12,11 +12,12 @@ from .direction import Adagrad, Adam, Direction, Gradient
 from .family import PLASLS, SGDSLS, AdagradSLS, AdamSLS, AMSGradSLS, PoNoS, SaLSa, SearchSettings, SGDSaLSa
 from .initial_step import InitialStep, LastStep, Polyak, Wolfe
 from .layer_groups import layer_groups
-from .optimizer import LineSearchOptimizer, SearchReport
+from .optimizer import LineSearchOptimizer
 from .partition import Cyclic, Joint, Partition
 from .presets import PRESETS
 from .random_state import RandomState
 from .registry import OPTIMIZERS, create_optimizer
+from .search import SearchReport
 from .trials import FinishedSearch
 from .watch import Watch
 

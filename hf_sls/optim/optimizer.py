@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from math import isfinite, nan
-from typing import Any, Literal, TypeAlias
+from dataclasses import replace
+from math import isfinite
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,58 +14,26 @@ from torch.distributed.tensor import DTensor
 
 from ._tensors import square_sum, to_floats
 from ._validation import check_range
-from .backtracking import Backtracking, SearchResult
+from .backtracking import Backtracking
 from .cadence import Cadence, EveryStep
 from .criterion import Armijo, Criterion
 from .direction import Direction
 from .initial_step import InitialStep, LastStep
 from .partition import Joint, Partition
-from .path import Kind, Path
+from .path import Kind
 from .random_state import RandomState
+from .search import Batch, Move, Rules, SearchReport, search
 from .sharding import local, mean_over_processes, shard_groups, sum_over_shards
-from .trials import Closure, FinishedSearch, Observer, RecordedLoss, Trials
+from .state import checked_groups, new_memory
+from .trials import Closure, Observer, RecordedLoss
 from .watch import Watch
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
-StepOutcome = Literal["accepted", "exhausted", "unresolvable", "no_slope", "non_finite", "not_searched"]
-
-_OWN_KEYS = ("lr", "weight_decay", "step_size", "line_search")
 _NEEDS_CLOSURE = (
     "{name}.step() has no closure to evaluate the loss with. In plain PyTorch call step(closure), where closure() "
     "returns the loss of the current mini-batch; with the Hugging Face Trainer use hf_sls.SLSTrainer, or add "
     "hf_sls.LineSearchTrainerMixin to your own Trainer subclass."
 )
-
-
-@dataclass(frozen=True)
-class SearchReport:
-    """What one optimizer step did.
-
-    Attributes:
-        outcome: `"accepted"`: the step was searched and taken. `"not_searched"`: the cadence asked for no search and
-            the step was taken with the last step size. The rest took no step: `"exhausted"` (every trial was
-            rejected), `"unresolvable"` (the promised decrease is below the rounding of the loss), `"no_slope"` (the
-            gradient is zero or missing), `"non_finite"` (loss or gradient is NaN or infinite).
-        step_size: the step size taken, or the one that the next search starts from.
-        trials: forward passes of the search, beyond the one that gave the gradient.
-        backtracks: rejected trials.
-        loss: the loss before the step, `f(w)`.
-        loss_decrease: `f(w) - f(w + eta p)` at the accepted trial; NaN where there is none.
-        slope: `s = -<g, p>`; NaN on steps without a search.
-        expected_decrease: `eta s`, the decrease if the loss fell on as at the start; NaN where no step was accepted.
-        criterion_ratio: the decrease over the one that the criterion asked for, at least 1; NaN where no step was
-            accepted.
-    """
-
-    outcome: StepOutcome
-    step_size: float
-    trials: int = 0
-    backtracks: int = 0
-    loss: float = float("nan")
-    loss_decrease: float = float("nan")
-    slope: float = float("nan")
-    expected_decrease: float = float("nan")
-    criterion_ratio: float = float("nan")
 
 
 class LineSearchOptimizer(torch.optim.Optimizer):
@@ -173,15 +141,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         group["step_size"] = float(group["lr"]) * group["line_search"]["step_size"]
 
     def _new_memory(self) -> dict[str, Any]:
-        return {
-            "step_size": self.initial_step.first,
-            "counts": dict.fromkeys(("steps", "searches", "accepted", "trials", "backtracks", "skipped_steps"), 0)
-            | {"loss_decrease": 0.0, "slope": 0.0, "criterion_ratio": 0.0},
-            "criterion": self.criterion.new_memory(),
-            "initial_step": self.initial_step.new_memory(),
-            "cadence": self.cadence.new_memory(),
-            "watch": self.watch.new_memory() if self.watch is not None else {},
-        }
+        return new_memory(self.rules, self.watch)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state of an optimizer of the same composition; the resumed run is then the same run.
@@ -191,23 +151,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         Raises:
             ValueError: the state is of another optimizer; nothing has been loaded then.
         """
-        expected = self._new_memory()
-        if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= state_dict.keys():
-            raise ValueError(self._not_of_this_optimizer("it has no state and param_groups"))
-        groups = [_with_all_counts(group, expected["counts"]) for group in state_dict["param_groups"]]
-        for group in groups:
-            missing = [key for key in _OWN_KEYS if key not in group]
-            memory = group.get("line_search", {})
-            if missing or _shape(memory) != _shape(expected):
-                reason = f"its groups have no {missing}" if missing else f"its search memory is {_shape(memory)}"
-                raise ValueError(self._not_of_this_optimizer(reason))
-        known = self._moment_names()
-        saved = {frozenset(state) for state in state_dict["state"].values() if state}
-        counts = groups[0]["line_search"]["counts"]
-        forgotten = not saved and any(known) and counts["steps"] > counts["skipped_steps"]
-        if not saved <= known or forgotten:
-            found, needed = (sorted(set().union(*names)) or "none" for names in (saved, known))
-            raise ValueError(self._not_of_this_optimizer(f"its moments are {found}, not {needed}"))
+        groups = checked_groups(state_dict, self, self._new_memory())
         super().load_state_dict({**state_dict, "param_groups": groups})
         self._report = self.last_search = self._unread = self._skips = None
         self._unwatched = []
@@ -215,25 +159,13 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         for parameter, state in self.state.items():
             state.update({name: value.to(parameter.device) for name, value in state.items()})
 
-    def _moment_names(self) -> set[frozenset[str]]:
-        """Return the names of the moments that a parameter of this optimizer may have."""
-        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        alike = (torch.empty(p.shape, dtype=p.dtype, device="meta") for p in parameters)
-        return {frozenset(self.direction.new_state(parameter)) for parameter in alike}
-
-    def _not_of_this_optimizer(self, reason: str) -> str:
-        return (
-            f"This state dict is not one of {type(self).__name__}: {reason}. Load it into the optimizer that saved it, "
-            "or start this one afresh."
-        )
-
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy consists of: state and rules, not the closure of a step under way nor an observer."""
         self._read_skips()
         self._read_losses()
         return {
             **super().__getstate__(),
-            **self.rules,
+            **vars(self.rules),
             "watch": self.watch,
             "_unwatched": [],
             "last_search": self.last_search,
@@ -288,14 +220,13 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         return 1 + counts["trials"] / max(counts["steps"], 1)
 
     @property
-    def rules(self) -> dict[str, Any]:
-        """The rules that the optimizer is composed of, by name; without a watch, which takes no part in a search."""
-        names = ("direction", "criterion", "initial_step", "backtracking", "cadence", "partition")
-        return {name: getattr(self, name) for name in names}
+    def rules(self) -> Rules:
+        """The rules that the optimizer is composed of; without the watch, which takes no part in a search."""
+        return Rules(self.direction, self.criterion, self.initial_step, self.backtracking, self.cadence, self.partition)
 
     def describe(self) -> str:
         """Return the composition as text, `AdamSLS(direction=..., criterion=..., ...)`."""
-        return f"{type(self).__name__}({', '.join(f'{name}={rule}' for name, rule in self.rules.items())})"
+        return f"{type(self).__name__}({', '.join(f'{name}={rule}' for name, rule in vars(self.rules).items())})"
 
     def count_if_left_out(self) -> None:
         """Count the step that `closure` was for as skipped, if nobody took it: the scaler of fp16 has left it out."""
@@ -336,177 +267,77 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         closure, self.closure = closure if closure is not None else self.closure, None
         if closure is None:
             if all(float(group["lr"]) == 0 for group in self.param_groups):
-                self._move(self.param_groups, self._shares())
+                self._move(list(range(len(self.param_groups))), self._shares())
                 return None
             raise RuntimeError(_NEEDS_CLOSURE.format(name=type(self).__name__))
-        gradient_scale: Tensor | float = 1.0
         if isinstance(closure, RecordedLoss):
-            loss, gradient_scale = closure.loss, closure.gradient_scale
-        random_state = None
-        if loss is None:
-            random_state = RandomState.capture({p.device for group in self.param_groups for p in group["params"]})
-            self.zero_grad()
-            with torch.enable_grad():
-                loss = torch.as_tensor(closure())
-                torch.autograd.backward(loss)
-            closure, loss = _averaged(closure, loss.device), mean_over_processes(loss, loss.device)
-
-        report, skip = self._step(closure, loss, gradient_scale, random_state)
+            batch = Batch(closure, closure.loss, closure.gradient_scale)
+        elif loss is not None:
+            batch = Batch(closure, loss)
+        else:
+            batch = self._evaluate(closure)
+        report = self._step(batch)
         self._count(report)
         self._report, self._unread = report, None
         if report.outcome != "not_searched":
             self.last_search = report
         else:
-            self._unread = (loss, skip)
-            self._skips = skip if self._skips is None else self._skips + skip
-        self._watch(loss)
-        return loss.detach() if isinstance(loss, Tensor) else loss
+            self._unread = (batch.loss, batch.skip)
+            self._skips = batch.skip if self._skips is None else self._skips + batch.skip
+        self._watch(batch.loss)
+        return batch.loss.detach() if isinstance(batch.loss, Tensor) else batch.loss
 
-    def _step(
-        self,
-        closure: Closure,
-        loss: Tensor | float,
-        gradient_scale: Tensor | float,
-        random_state: RandomState | None,
-    ) -> tuple[SearchReport, Tensor]:
-        indices, shares = self._searched_indices() if self.search_due else [], self._shares()
-        searched = self._move([self.param_groups[i] for i in indices], [shares[i] for i in indices])
-        others = [
-            self._move([group], [share])
-            for i, (group, share) in enumerate(zip(self.param_groups, shares))
-            if i not in indices
-        ]
-        skip = _not_finite(loss, [searched, *others])
+    def _evaluate(self, closure: Closure) -> Batch:
+        """Evaluate the loss with its gradients."""
+        random_state = RandomState.capture({p.device for group in self.param_groups for p in group["params"]})
+        self.zero_grad()
+        with torch.enable_grad():
+            loss = torch.as_tensor(closure())
+            torch.autograd.backward(loss)
+        device = loss.device
 
-        if searched.groups:
-            report = self._search(searched, closure, loss, skip, gradient_scale, random_state)
-            if report.outcome in ("non_finite", "no_slope"):
-                self._charge(searched, report.trials)
-        else:
-            report = SearchReport("not_searched", self.param_groups[0]["step_size"])
-        for move in others:
-            (group,), memory = move.groups, move.memory
-            if searched.groups:
-                step_size = self.initial_step.propose(move.step_size, memory["initial_step"])
-                charged = self._charged(report.trials, report.outcome)
-                memory = {**memory, "cadence": self.cadence.waited(charged, memory["cadence"])}
-            else:
-                step_size = self.initial_step.unsearched(move.step_size, memory["initial_step"])
-                memory = {**memory, "cadence": self.cadence.skipped(memory["cadence"])}
-            if move.parameters and report.outcome != "non_finite":
-                memory = {**memory, "step_size": step_size}
-                taken = move.shares[0] * step_size
-                self.direction.advance(move.parameters, move.gradients, move.states, taken, group["weight_decay"], skip)
-            move.remember(memory)
-        if not searched.groups:
+        def averaged() -> Tensor | float:
+            return mean_over_processes(closure(), device)
+
+        return Batch(averaged, mean_over_processes(loss, device), random_state=random_state)
+
+    def _step(self, batch: Batch) -> SearchReport:
+        """Search the groups whose turn it is, and move the others by the step size they have."""
+        indices = self._searched_indices() if self.search_due else []
+        shares = self._shares()
+        moves = [self._move([i], shares) for i in range(len(self.param_groups)) if i not in indices]
+        searched = self._move(indices, shares)
+        batch.skip = _not_finite(batch.loss, [searched, *moves])
+        report = SearchReport("not_searched", self.param_groups[0]["step_size"])
+        if indices:
+            report = search(self.rules, searched, batch, self._has_found_a_step, self.observer)
+        for move in moves:
+            self._move_unsearched(move, batch.skip, report)
+        if not indices:
             report = replace(report, step_size=self.param_groups[0]["step_size"])
-        return report, skip
+        return report
 
-    def _search(
-        self,
-        move: _Move,
-        closure: Closure,
-        loss: Tensor | float,
-        skip: Tensor,
-        gradient_scale: Tensor | float,
-        random_state: RandomState | None,
-    ) -> SearchReport:
-        if not move.parameters:
-            return SearchReport("no_slope", move.groups[0]["step_size"])
-        memory, rule = move.memory, self.initial_step
-        proposed = rule.propose(move.step_size, memory["initial_step"])
-        path = Path(self.direction, move.parameters, move.gradients, move.states, move.kinds)
-        devices = {parameter.device for parameter in move.parameters}
-        with Trials(closure, path, devices, random_state) as trials:
-            first = min(proposed, path.longest_without_copy or proposed)
-            has_moved = any(group["step_size"] for group in move.groups)
-            hears_next = rule.needs_next_slope and self._has_found_a_step and has_moved
-            last_slope = path.last_slope() * gradient_scale if hears_next else nan
-            slope_ahead = path.advance(first, skip) * gradient_scale
-            start_loss, slope, skipped, next_slope = to_floats(loss, slope_ahead, skip, last_slope)
-            report = SearchReport("non_finite", move.groups[0]["step_size"], loss=start_loss, slope=slope)
-            path.confirm(bool(skipped))
-            if skipped or not isfinite(slope):
-                return report
-            if hears_next:
-                memory = {**memory, "initial_step": rule.judged(next_slope, memory["initial_step"])}
-            line = self.criterion.line(start_loss, slope, memory["criterion"])
-            descends = line.rate > 0
-            if not descends:
-                slope_of_steepest = path.follow(self.direction.steepest, proposed) * gradient_scale
-                (slope,) = to_floats(slope_of_steepest)
-                line = self.criterion.line(start_loss, slope, memory["criterion"])
-            if not line.rate > 0:
-                return replace(report, outcome="no_slope", slope=slope)
-
-            start = rule.start(proposed, start_loss, slope, memory["initial_step"])
-            result = self.backtracking.search(
-                phi=trials.loss_at,
-                line=line,
-                loss=start_loss,
-                slope=slope,
-                step_size=start,
-                resolution=0.0 if self._tolerates_rounding else _rounding(loss) * abs(start_loss),
+    def _move_unsearched(self, move: Move, skip: Tensor, report: SearchReport) -> None:
+        """Take the step of a group that is not searched: none is, or another one was."""
+        memory, is_elsewhere = move.memory, report.outcome != "not_searched"
+        if is_elsewhere:
+            step_size = self.initial_step.propose(move.step_size, memory["initial_step"])
+            trials = report.trials if self._has_found_a_step or report.outcome == "accepted" else 0
+            memory = {**memory, "cadence": self.cadence.waited(trials, memory["cadence"])}
+        else:
+            step_size = self.initial_step.unsearched(move.step_size, memory["initial_step"])
+            memory = {**memory, "cadence": self.cadence.skipped(memory["cadence"])}
+        if move.parameters and report.outcome != "non_finite":
+            memory = {**memory, "step_size": step_size}
+            weight_decay = move.groups[0]["weight_decay"]
+            self.direction.advance(
+                move.parameters, move.gradients, move.states, move.shares[0] * step_size, weight_decay, skip
             )
-            if self.observer is not None:
-                step = memory["counts"]["steps"] + 1
-                tried = list(trials.tried)
-                with path.excursion():
-                    self.observer(FinishedSearch(step, start_loss, slope, line, tried, result, trials.loss_at))
-            accepted = result.outcome == "accepted"
-            if accepted:
-                if not (descends and self.direction.searches_applied):
-                    path.follow(self.direction.applied, result.step_size)
-                trials.take()
-
-        if not accepted:
-            go_on = rule.failed(move.step_size, result, memory["initial_step"])
-            result = replace(result, step_size=go_on)
-        memory = {
-            **memory,
-            "step_size": result.step_size,
-            "initial_step": rule.searched(start_loss, slope, result, memory["initial_step"]),
-            "cadence": self.cadence.searched(
-                replace(result, trials=self._charged(result.trials, result.outcome)), memory["cadence"]
-            ),
-        }
-        if accepted:
-            memory["criterion"] = self.criterion.accepted(start_loss, slope, result.loss, memory["criterion"])
         move.remember(memory)
-        report = SearchReport(
-            outcome=result.outcome,
-            step_size=move.groups[0]["step_size"],
-            trials=result.trials,
-            backtracks=result.backtracks,
-            loss=start_loss,
-            slope=slope,
-        )
-        if not accepted:
-            return report
-        return replace(
-            report,
-            loss_decrease=start_loss - result.loss,
-            expected_decrease=result.step_size * slope,
-            criterion_ratio=line.ratio(result.step_size, result.loss),
-        )
-
-    @property
-    def _tolerates_rounding(self) -> bool:
-        """Whether the criterion has a tolerance, and so accepts a step that the rounding of the loss hides."""
-        return getattr(self.criterion, "tolerance", 0.0) > 0
-
-    def _charge(self, move: _Move, trials: int) -> None:
-        """Let the cadence know of trials that have found nothing out."""
-        nothing = SearchResult(move.step_size, nan, trials, "unresolvable")
-        move.remember({**move.memory, "cadence": self.cadence.searched(nothing, move.memory["cadence"])})
 
     @property
     def _has_found_a_step(self) -> bool:
         return self.param_groups[0]["line_search"]["counts"]["accepted"] > 0
-
-    def _charged(self, trials: int, outcome: StepOutcome) -> int:
-        """Return how many trials count for the cadence: none of a search before the first that finds a step."""
-        return trials if self._has_found_a_step or outcome == "accepted" else 0
 
     def _count(self, report: SearchReport) -> None:
         accepted, searched = report.outcome == "accepted", report.outcome != "not_searched"
@@ -584,10 +415,10 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         layers = [group.get("layer", index) for index, group in enumerate(self.param_groups)]
         return self.partition.searched(layers, self.param_groups[0]["line_search"]["counts"]["steps"])
 
-    def _move(self, groups: list[dict[str, Any]], shares: list[float]) -> _Move:
-        """Gather the parameters of `groups` that have a gradient, and create their state where there is none."""
-        move = _Move(groups, shares)
-        for group, share in zip(groups, shares):
+    def _move(self, indices: list[int], shares: list[float]) -> Move:
+        """Gather the parameters of some groups that have a gradient, and create their state where there is none."""
+        move = Move([self.param_groups[i] for i in indices], [shares[i] for i in indices])
+        for group, share in zip(move.groups, move.shares):
             whole = Kind(share, group["weight_decay"], shard_groups=())
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -606,36 +437,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         return move
 
 
-@dataclass(frozen=True)
-class _Move:
-    """The parameters that one step size moves, as this process holds them: one group, or several searched together."""
-
-    groups: list[dict[str, Any]]
-    shares: list[float]
-    parameters: list[Tensor] = field(default_factory=list)
-    gradients: list[Tensor] = field(default_factory=list)
-    states: list[dict[str, Any]] = field(default_factory=list)
-    kinds: list[Kind] = field(default_factory=list)
-
-    @property
-    def step_size(self) -> float:
-        """The step size last found, of which a share was taken."""
-        return self.memory["step_size"]
-
-    @property
-    def memory(self) -> dict[str, Any]:
-        return self.groups[0]["line_search"]
-
-    def remember(self, memory: dict[str, Any]) -> None:
-        for group, share in zip(self.groups, self.shares):
-            group.update(step_size=share * memory["step_size"], line_search=memory)
-
-
-def _averaged(closure: Closure, device: torch.device) -> Closure:
-    return lambda: mean_over_processes(closure(), device)
-
-
-def _not_finite(loss: Tensor | float, moves: list[_Move]) -> Tensor:
+def _not_finite(loss: Tensor | float, moves: list[Move]) -> Tensor:
     """Return 1.0 where the loss or a gradient is NaN or infinite, else 0.0; a 0-dim tensor, read by nobody yet."""
     gradients = [gradient for move in moves for gradient in move.gradients]
     probe = square_sum(gradients)
@@ -643,26 +445,3 @@ def _not_finite(loss: Tensor | float, moves: list[_Move]) -> Tensor:
     for groups in dict.fromkeys(kind.shard_groups for move in moves for kind in move.kinds):
         probe = sum_over_shards(probe, groups)
     return 1 - probe.isfinite().float()
-
-
-def _rounding(loss: Tensor | float) -> float:
-    """Return the relative spacing of the floating-point numbers that `loss` is one of."""
-    dtype = loss.dtype if isinstance(loss, Tensor) and loss.is_floating_point() else torch.float64
-    return torch.finfo(dtype).eps
-
-
-def _with_all_counts(group: dict[str, Any], counts: dict[str, float]) -> dict[str, Any]:
-    """Return a saved group with what was not kept: counts of a later version, and memories that are empty.
-
-    torch.distributed.checkpoint drops an empty dict.
-    """
-    memory = group.get("line_search", {})
-    if "counts" not in memory:
-        return group
-    counts = {**dict.fromkeys(counts, 0), **memory["counts"]}
-    empty: dict[str, Any] = {name: {} for name in ("criterion", "initial_step", "cadence", "watch")}
-    return {**group, "line_search": {**empty, **memory, "counts": counts}}
-
-
-def _shape(memory: dict[str, Any]) -> dict[str, Any]:
-    return {key: _shape(value) if isinstance(value, dict) else None for key, value in memory.items()}

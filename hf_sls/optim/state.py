@@ -1,0 +1,123 @@
+"""What an optimizer remembers in its groups, and whether a state dict is one of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from math import isnan
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .search import Memory, Rules
+from .watch import Watch
+
+_OWN_KEYS = ("lr", "weight_decay", "step_size", "line_search")
+
+
+def new_memory(rules: Rules, watch: Watch | None) -> Memory:
+    """Return what a group remembers before the first step, under the key `line_search`."""
+    counts = dict.fromkeys(("steps", "searches", "accepted", "trials", "backtracks", "skipped_steps"), 0)
+    return {
+        "step_size": rules.initial_step.first,
+        "counts": counts | {"loss_decrease": 0.0, "slope": 0.0, "criterion_ratio": 0.0},
+        "criterion": rules.criterion.new_memory(),
+        "initial_step": rules.initial_step.new_memory(),
+        "cadence": rules.cadence.new_memory(),
+        "watch": watch.new_memory() if watch is not None else {},
+    }
+
+
+def checked_groups(state_dict: Any, optimizer: Any, expected: Memory) -> list[dict[str, Any]]:
+    """Return the groups of a state dict, completed, once it is known to be one of `optimizer`.
+
+    Args:
+        state_dict: what is to be loaded.
+        optimizer: the line-search optimizer that it is for.
+        expected: the memory of a new one.
+
+    Raises:
+        ValueError: it is of another optimizer, of other parameters, or holds a number that no run leaves.
+    """
+
+    def refuse(reason: str) -> ValueError:
+        return ValueError(
+            f"This state dict is not one of {type(optimizer).__name__}: {reason}. Load it into the optimizer that "
+            "saved it, or start this one afresh."
+        )
+
+    if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= state_dict.keys():
+        raise refuse("it has no state and param_groups")
+    if not isinstance(state_dict["state"], dict) or not state_dict["param_groups"]:
+        raise refuse("its state or its param_groups are empty")
+    groups = [_completed(group, expected["counts"]) for group in state_dict["param_groups"]]
+    for group in groups:
+        missing = [key for key in _OWN_KEYS if key not in group]
+        memory = group.get("line_search", {})
+        if missing or _names(memory) != _names(expected):
+            raise refuse(f"its groups have no {missing}" if missing else f"its search memory is {_names(memory)}")
+        for name, value in chain([("step_size", group["step_size"]), ("lr", group["lr"])], _numbers(memory)):
+            if isnan(value) or (value < 0 and name in ("step_size", "lr", *expected["counts"], "steps")):
+                raise refuse(f"its {name} is {value}, where a number that is finite and not negative is needed")
+    _check_moments(state_dict, groups, optimizer, refuse)
+    return groups
+
+
+def _check_moments(state_dict: dict[str, Any], groups: list[dict[str, Any]], optimizer: Any, refuse: Any) -> None:
+    """Raise the error that `refuse` makes, where a moment is not one of the parameter that it would be loaded for."""
+    new = [{id(p): _new_moments(optimizer, p) for p in group["params"]} for group in optimizer.param_groups]
+    known = {frozenset(moments) for group in new for moments in group.values()}
+    saved = {frozenset(state) for state in state_dict["state"].values() if state}
+    counts = groups[0]["line_search"]["counts"]
+    forgotten = not saved and any(known) and counts["steps"] > counts["skipped_steps"]
+    if not saved <= known or forgotten:
+        found, needed = (sorted(set().union(*names)) or "none" for names in (saved, known))
+        raise refuse(f"its moments are {found}, not {needed}")
+    for group, own in zip(groups, optimizer.param_groups):
+        names = own.get("param_names", [])
+        for position, (key, parameter) in enumerate(zip(group["params"], own["params"])):
+            moments = state_dict["state"].get(key, {})
+            called = repr(names[position]) if position < len(names) else f"number {position}"
+            for name, expected in _new_moments(optimizer, parameter).items():
+                value = moments.get(name)
+                if not isinstance(value, Tensor):
+                    continue
+                if value.shape != expected.shape:
+                    raise refuse(
+                        f"{name} of parameter {called} has the shape {tuple(value.shape)}, not {tuple(expected.shape)}"
+                    )
+                if value.is_floating_point() and not bool(torch.isfinite(value.sum(dtype=torch.float32))):
+                    raise refuse(f"{name} of parameter {called} is not finite")
+
+
+def _new_moments(optimizer: Any, parameter: Tensor) -> dict[str, Tensor]:
+    moments: dict[str, Tensor] = optimizer.direction.new_state(
+        torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+    )
+    return moments
+
+
+def _numbers(memory: Memory) -> Iterator[tuple[str, float]]:
+    for name, value in memory.items():
+        if isinstance(value, dict):
+            yield from _numbers(value)
+        else:
+            yield name, value
+
+
+def _completed(group: dict[str, Any], counts: dict[str, float]) -> dict[str, Any]:
+    """Return a saved group with what was not kept: counts of a later version, and memories that are empty.
+
+    torch.distributed.checkpoint drops an empty dict.
+    """
+    memory = group.get("line_search", {})
+    if "counts" not in memory:
+        return group
+    counts = {**dict.fromkeys(counts, 0), **memory["counts"]}
+    empty: dict[str, Any] = {name: {} for name in ("criterion", "initial_step", "cadence", "watch")}
+    return {**group, "line_search": {**empty, **memory, "counts": counts}}
+
+
+def _names(memory: dict[str, Any]) -> dict[str, Any]:
+    return {key: _names(value) if isinstance(value, dict) else None for key, value in memory.items()}
