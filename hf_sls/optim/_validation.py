@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+LARGEST = 1e12
+"""What no step size or factor exceeds, so that products of them do not overflow."""
+
+SMALLEST = 1e-12
+"""What no share is below, so that products with it do not vanish."""
+
 
 def check_range(
     name: str,

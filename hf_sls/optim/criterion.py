@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from ._validation import check_range
+from ._validation import SMALLEST, check_range
 
 Memory = dict[str, float]
 
@@ -70,7 +70,7 @@ class Armijo:
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
-        check_range("c", self.c, low=0.0, high=1.0, include_low=False, include_high=False)
+        check_range("c", self.c, low=SMALLEST, high=1.0, include_high=False)
         check_range("tolerance", self.tolerance, low=0.0, high=1.0, include_high=False)
 
     def new_memory(self) -> Memory:
@@ -105,7 +105,7 @@ class Smoothed:
     smoothing: float = 0.9
 
     def __post_init__(self) -> None:
-        check_range("c", self.c, low=0.0, high=1.0, include_low=False, include_high=False)
+        check_range("c", self.c, low=SMALLEST, high=1.0, include_high=False)
         check_range("smoothing", self.smoothing, low=0.0, high=1.0, include_high=False)
 
     def new_memory(self) -> Memory:
@@ -144,7 +144,7 @@ class NonMonotone:
     xi: float = 1.0
 
     def __post_init__(self) -> None:
-        check_range("c", self.c, low=0.0, high=1.0, include_low=False, include_high=False)
+        check_range("c", self.c, low=SMALLEST, high=1.0, include_high=False)
         check_range("xi", self.xi, low=0.0, high=1.0)
 
     def new_memory(self) -> Memory:

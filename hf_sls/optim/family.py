@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from math import inf
 from typing import ClassVar
 
@@ -67,9 +68,13 @@ class _Named(LineSearchOptimizer):
         partition: Partition | None = None,
         watch: Watch | None = None,
     ) -> None:
-        unknown = sorted(search.keys() - _SEARCH.keys())
-        if unknown:
-            raise TypeError(f"{type(self).__name__} got an unexpected keyword argument {unknown[0]!r}")
+        for name in search.keys() - _SEARCH.keys():
+            own = [own for own in inspect.signature(type(self)).parameters if own not in ("params", "search")]
+            hint = " The step size is found; init_step_size is where the search starts." if name == "lr" else ""
+            raise TypeError(
+                f"{name}={search[name]!r} is not an argument of {type(self).__name__}, which takes "  # type: ignore[literal-required]
+                f"{', '.join([*own, *_SEARCH])}.{hint}"
+            )
         chosen: SearchSettings = {**_SEARCH, **self.search_defaults, **search}
         check_range("search_credit", chosen["search_credit"], low=0.0)
         if chosen["search_rate"] != inf:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ._validation import check_integer, check_range
+from ._validation import LARGEST, check_integer, check_range
 from .backtracking import SearchResult
 
 Memory = dict[str, float]
@@ -89,8 +89,8 @@ class LastStep(InitialStep):
     growth: float = 2 ** (1 / 500)
 
     def __post_init__(self) -> None:
-        check_range("init_step_size", self.first, low=0.0, include_low=False)
-        check_range("growth", self.growth, low=1.0)
+        check_range("init_step_size", self.first, low=0.0, high=LARGEST, include_low=False)
+        check_range("growth", self.growth, low=1.0, high=LARGEST)
 
     def new_memory(self) -> Memory:
         return {"searches": 0}
@@ -191,8 +191,8 @@ class Wolfe(InitialStep):
     whole_steps: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_range("init_step_size", self.first, low=0.0, include_low=False)
-        check_range("growth", self.growth, low=1.0, include_low=False)
+        check_range("init_step_size", self.first, low=0.0, high=LARGEST, include_low=False)
+        check_range("growth", self.growth, low=1.0, high=LARGEST, include_low=False)
         check_range("narrowing", self.narrowing, low=0.0, high=1.0)
         check_integer("refusals", self.refusals, low=1)
         check_range("first_decrease", self.first_decrease, low=0.0, high=1.0, include_low=False)
@@ -201,7 +201,7 @@ class Wolfe(InitialStep):
         return {"searches": 0, "refusals": 0, "rejected": 0, "next_slope": 0.0, "step_size": self.first}
 
     def judged(self, next_slope: float, memory: Memory) -> Memory:
-        if memory["rejected"]:
+        if memory["rejected"] or not memory["searches"]:
             return memory
         average = (memory["next_slope"] + next_slope) / 2
         stride = self.growth ** (self.narrowing ** memory["refusals"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import replace
 from math import isfinite
 from typing import Any, TypeAlias
@@ -29,6 +29,9 @@ from .trials import Closure, Observer, RecordedLoss
 from .watch import Watch
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+_LEAST_SHARE = 0.01
+"""A base `lr` below it is taken for a learning rate."""
+
 _NEEDS_CLOSURE = (
     "{name}.step() has no closure to evaluate the loss with. In plain PyTorch call step(closure), where closure() "
     "returns the loss of the current mini-batch; with the Hugging Face Trainer use hf_sls.SLSTrainer, or add "
@@ -118,6 +121,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 "needed, as that of Adam."
             )
         self.watch = watch
+        self._with_gradients = False
         self._unwatched: list[Tensor | float] = []
         self._report: SearchReport | None = None
         self._unread: tuple[Tensor | float, Tensor] | None = None
@@ -125,7 +129,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group. It takes part in the searches with the step size and memory that the other groups have."""
+        """Add a group. It takes part in the searches; where there was a step before, the search starts anew with it."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
@@ -168,6 +172,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             **vars(self.rules),
             "watch": self.watch,
             "_unwatched": [],
+            "_with_gradients": self._with_gradients,
             "last_search": self.last_search,
             **dict.fromkeys(("_report", "_unread", "_skips", "closure")),
         }
@@ -276,7 +281,11 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             batch = Batch(closure, loss)
         else:
             batch = self._evaluate(closure)
+        if not self.param_groups[0]["line_search"]["counts"]["steps"]:
+            _warn_of_learning_rates(self.param_groups)
+        batch.with_gradients = self._with_gradients
         report = self._step(batch)
+        self._with_gradients = batch.with_gradients
         self._count(report)
         self._report, self._unread = report, None
         if report.outcome != "not_searched":
@@ -289,10 +298,13 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     def _evaluate(self, closure: Closure) -> Batch:
         """Evaluate the loss with its gradients."""
-        random_state = RandomState.capture({p.device for group in self.param_groups for p in group["params"]})
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        random_state = RandomState.capture({parameter.device for parameter in parameters})
         self.zero_grad()
         with torch.enable_grad():
-            loss = torch.as_tensor(closure())
+            loss = closure()
+            _check_loss(loss, has_gradients=any(parameter.grad is not None for parameter in parameters))
+            loss = torch.as_tensor(loss)
             torch.autograd.backward(loss)
         device = loss.device
 
@@ -303,10 +315,13 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     def _step(self, batch: Batch) -> SearchReport:
         """Search the groups whose turn it is, and move the others by the step size they have."""
-        indices = self._searched_indices() if self.search_due else []
+        due, late = self.search_due, self._late_parameters()
+        if late:
+            self._start_anew()
+        indices, left_out = (self._searched_indices(), set[int]()) if due else ([], late)
         shares = self._shares()
-        moves = [self._move([i], shares) for i in range(len(self.param_groups)) if i not in indices]
-        searched = self._move(indices, shares)
+        moves = [self._move([i], shares, left_out) for i in range(len(self.param_groups)) if i not in indices]
+        searched = self._move(indices, shares, left_out)
         batch.skip = _not_finite(batch.loss, [searched, *moves])
         report = SearchReport("not_searched", self.param_groups[0]["step_size"])
         if indices:
@@ -316,6 +331,19 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         if not indices:
             report = replace(report, step_size=self.param_groups[0]["step_size"])
         return report
+
+    def _late_parameters(self) -> set[int]:
+        """Return the ids of parameters that have their first gradient now, after a step size was found for others."""
+        if not self._has_found_a_step or not any(self.state.values()):
+            return set()
+        parameters = (parameter for group in self.param_groups for parameter in group["params"])
+        return {id(parameter) for parameter in parameters if parameter.grad is not None and not self.state[parameter]}
+
+    def _start_anew(self) -> None:
+        """Forget the step size: it was found for other parameters, and may be far too long for those that join them."""
+        new = self._new_memory()
+        names = ("step_size", "criterion", "initial_step", "has_found_a_step")
+        self._remember_in_all(**{name: new[name] for name in names})
 
     def _move_unsearched(self, move: Move, skip: Tensor, report: SearchReport) -> None:
         """Take the step of a group that is not searched: none is, or another one was."""
@@ -337,7 +365,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     @property
     def _has_found_a_step(self) -> bool:
-        return self.param_groups[0]["line_search"]["counts"]["accepted"] > 0
+        return bool(self.param_groups[0]["line_search"]["has_found_a_step"])
 
     def _count(self, report: SearchReport) -> None:
         accepted, searched = report.outcome == "accepted", report.outcome != "not_searched"
@@ -351,6 +379,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             skipped_steps=int(searched and not accepted),
             **{name: getattr(report, name) for name in sums},
         )
+        if accepted and not self._has_found_a_step:
+            self._remember_in_all(has_found_a_step=True)
 
     def _add_to_counts(self, **events: float) -> None:
         for group in self.param_groups:
@@ -415,13 +445,13 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         layers = [group.get("layer", index) for index, group in enumerate(self.param_groups)]
         return self.partition.searched(layers, self.param_groups[0]["line_search"]["counts"]["steps"])
 
-    def _move(self, indices: list[int], shares: list[float]) -> Move:
+    def _move(self, indices: list[int], shares: list[float], left_out: Container[int] = ()) -> Move:
         """Gather the parameters of some groups that have a gradient, and create their state where there is none."""
         move = Move([self.param_groups[i] for i in indices], [shares[i] for i in indices])
         for group, share in zip(move.groups, move.shares):
             whole = Kind(share, group["weight_decay"], shard_groups=())
             for parameter in group["params"]:
-                if parameter.grad is None:
+                if parameter.grad is None or id(parameter) in left_out:
                     continue
                 if parameter.grad.is_sparse:
                     raise RuntimeError(
@@ -435,6 +465,34 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 move.states.append({name: local(value) for name, value in state.items()} if sharded else state)
                 move.kinds.append(replace(whole, shard_groups=shard_groups(parameter)) if sharded else whole)
         return move
+
+
+def _warn_of_learning_rates(groups: list[dict[str, Any]]) -> None:
+    """Warn of an `lr` in the groups that is one of AdamW's rather than a share of the step."""
+    largest = max(float(group.get("initial_lr", group["lr"])) for group in groups)
+    if 0 < largest < _LEAST_SHARE:
+        warnings.warn(
+            f"lr={largest:.3g} in the parameter groups is not a learning rate here: it is the share of the step size "
+            "found that is taken, 1 for all of it, so this run will hardly move. Divide the lr of all groups by the "
+            "largest, which keeps their ratios; a schedule starts from 1.",
+            stacklevel=3,
+        )
+
+
+def _check_loss(loss: Any, has_gradients: bool) -> None:
+    """Raise `RuntimeError` for what a closure must not do, with what to do instead."""
+    instead = "closure() has to return the loss of the mini-batch, a scalar with its graph, and nothing else."
+    if has_gradients:
+        raise RuntimeError(
+            "closure() has called backward() itself, as torch.optim.LBFGS and Lightning want it. Here step() does: "
+            "leave zero_grad() and backward() out. " + instead
+        )
+    if not isinstance(loss, Tensor):
+        raise RuntimeError(f"closure() returned {loss!r}. {instead}")
+    if loss.dim():
+        raise RuntimeError(f"closure() returned a tensor of the shape {tuple(loss.shape)}, not a scalar. {instead}")
+    if not loss.requires_grad:
+        raise RuntimeError(f"closure() returned a loss without a graph. {instead} Leave out detach() and item().")
 
 
 def _not_finite(loss: Tensor | float, moves: list[Move]) -> Tensor:

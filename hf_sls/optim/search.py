@@ -12,6 +12,7 @@ from torch import Tensor
 from ._tensors import to_floats
 from .backtracking import Backtracking, SearchResult
 from .cadence import Cadence
+from .checks import check_replay, check_slope
 from .criterion import Criterion, Line
 from .direction import Direction
 from .initial_step import InitialStep
@@ -76,6 +77,7 @@ class Batch:
         loss: the loss at the current parameters, whose gradients are in `.grad`.
         gradient_scale: true gradient over `.grad`.
         random_state: restored before every evaluation; `None` when the closure sees to that itself.
+        with_gradients: whether the closure has to be evaluated with gradients on; the first search finds out.
         skip: 0-dim tensor, 1.0 where the loss or a gradient is not finite, else 0.0.
     """
 
@@ -83,6 +85,7 @@ class Batch:
     loss: Tensor | float
     gradient_scale: Tensor | float = 1.0
     random_state: RandomState | None = None
+    with_gradients: bool = False
     skip: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     @property
@@ -144,7 +147,11 @@ def search(
     memory, rule = move.memory, rules.initial_step
     proposed = rule.propose(move.step_size, memory["initial_step"])
     path = Path(rules.direction, move.parameters, move.gradients, move.states, move.kinds)
-    with Trials(batch.closure, path, {x.device for x in move.parameters}, batch.random_state) as trials:
+    devices = {parameter.device for parameter in move.parameters}
+    with Trials(batch.closure, path, devices, batch.random_state, batch.with_gradients) as trials:
+        if not memory["counts"]["searches"]:
+            check_replay(trials, float(batch.loss))
+            batch.with_gradients = trials.with_gradients
         hears_next = rule.needs_next_slope and has_found_a_step and any(group["step_size"] for group in move.groups)
         at_start = _advance(path, batch, proposed, hears_next)
         if not at_start.finite:
@@ -175,6 +182,8 @@ def search(
             if not follows_applied:
                 path.follow(rules.direction.applied, result.step_size)
             trials.take()
+    if not has_found_a_step and result.outcome == "accepted":
+        check_slope(at_start.loss, at_start.loss - result.loss, result.step_size * slope)
     return _remembered(rules, move, memory, line, at_start.loss, slope, result, has_found_a_step)
 
 

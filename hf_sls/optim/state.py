@@ -21,6 +21,7 @@ def new_memory(rules: Rules, watch: Watch | None) -> Memory:
     counts = dict.fromkeys(("steps", "searches", "accepted", "trials", "backtracks", "skipped_steps"), 0)
     return {
         "step_size": rules.initial_step.first,
+        "has_found_a_step": False,
         "counts": counts | {"loss_decrease": 0.0, "slope": 0.0, "criterion_ratio": 0.0},
         "criterion": rules.criterion.new_memory(),
         "initial_step": rules.initial_step.new_memory(),

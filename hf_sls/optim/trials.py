@@ -72,15 +72,22 @@ class Trials:
         path: moves the parameters.
         devices: of the parameters.
         random_state: restored before every evaluation; `None` when the closure sees to that itself.
+        with_gradients: whether to evaluate with gradients on, for a loss that needs them.
     """
 
     def __init__(
-        self, closure: Closure, path: Path, devices: Iterable[torch.device], random_state: RandomState | None
+        self,
+        closure: Closure,
+        path: Path,
+        devices: Iterable[torch.device],
+        random_state: RandomState | None,
+        with_gradients: bool = False,
     ) -> None:
         self._closure = closure
         self._path = path
         self._devices = set(devices)
         self._random_state = random_state
+        self.with_gradients = with_gradients
         self._taken = False
         self.tried: list[tuple[float, float]] = []
 
@@ -100,11 +107,17 @@ class Trials:
     def loss_at(self, step_size: float) -> float:
         """Return `phi(step_size)`."""
         self._path.go_to(step_size)
-        if self._random_state is not None:
-            self._random_state.restore()
-        loss = float(self._closure())
+        loss = self.loss_here()
         self.tried.append((step_size, loss))
         return loss
+
+    def loss_here(self) -> float:
+        """Return the loss where the parameters are."""
+        if self._random_state is not None:
+            self._random_state.restore()
+        with torch.set_grad_enabled(self.with_gradients):
+            loss = self._closure()
+        return float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
 
     def take(self) -> None:
         """Keep the present step."""

@@ -33,6 +33,9 @@ from hf_sls.optim import (
 from ..members import MEMBERS
 from ..problems import Network, restored, same, snapshot
 
+pytestmark = pytest.mark.filterwarnings("ignore:The loss of the first batch", "ignore:The first search took")
+"""Closures that give trials another loss than the step are what many of these tests are made of."""
+
 every_member = pytest.mark.parametrize("member", MEMBERS)
 
 
@@ -61,7 +64,8 @@ def test_an_exhausted_search_leaves_the_parameters_alone(member: str) -> None:
     optimizer.step(closure)
     report = optimizer.last_report
     assert report.outcome in ("exhausted", "unresolvable")
-    assert 5 < report.trials == report.backtracks == len(calls) - 1
+    checks = 2  # the loss again, without gradients and with
+    assert 5 < report.trials == report.backtracks == len(calls) - 1 - checks
     assert restored(model, before, optimizer)
     assert optimizer.counts["skipped_steps"] == 1
 
@@ -118,9 +122,10 @@ def test_a_trial_sees_the_dropout_mask_of_the_first_evaluation() -> None:
         return kept.square().sum()
 
     optimizer = create_optimizer("sgd_sls", [parameter], init_step_size=1.0, lower_bound=-1.0)
-    for _ in range(3):
+    for step in range(3):
         optimizer.step(closure)
-        assert len(masks) == 1 + optimizer.last_report.trials > 1
+        checks = 1 if step == 0 else 0
+        assert len(masks) == 1 + checks + optimizer.last_report.trials > 1
         assert all(mask == masks[0] for mask in masks)
         masks.clear()
 
@@ -175,7 +180,13 @@ def moment_sums(optimizer: LineSearchOptimizer) -> list[float]:
 
 def _inconsistent(closure: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """A closure whose loss is twice as high in trials."""
-    return lambda: closure() * (1.0 if torch.is_grad_enabled() else 2.0)
+    calls: list[None] = []
+
+    def inconsistent() -> torch.Tensor:
+        calls.append(None)
+        return closure() * (1.0 if len(calls) == 1 else 2.0)
+
+    return inconsistent
 
 
 @pytest.mark.parametrize("name", ["adam_sls", "amsgrad_sls", "sgd_sls"])
@@ -220,7 +231,7 @@ def test_a_trial_loss_that_is_not_finite_is_rejected(member: str) -> None:
     def closure() -> torch.Tensor:
         calls.append(None)
         loss = next(model.closures(1))()
-        return loss * float("nan") if len(calls) == 2 else loss
+        return loss * float("nan") if len(calls) == 3 else loss  # the first trial, after the loss again
 
     optimizer.step(closure)
     assert optimizer.last_report.outcome == "accepted"
@@ -716,7 +727,8 @@ def test_whatever_the_losses_are_a_search_ends_and_only_an_accepted_step_moves(
         before, steps_before = snapshot(model), optimizer.counts["steps"]
         optimizer.step(hostile, loss=start)
         report = optimizer.last_report
-        assert hostile.calls == report.trials <= 200
+        checks = 0 if optimizer.counts["searches"] > 1 else 2
+        assert report.trials <= hostile.calls <= report.trials + checks <= 202
         assert optimizer.counts["steps"] == steps_before + 1
         assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
         assert 0 < optimizer.param_groups[0]["step_size"] < float("inf")
