@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed
@@ -13,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from .optim import RandomState
-from .optim.sharding import mean_over_processes
+from .optim.sharding import local, mean_over_processes
 
 _LARGEST_INTEGER_BUFFER = 2**20
 """Elements of an integer buffer that may be a count; more are packed weights."""
@@ -23,8 +25,8 @@ class LossClosure:
     """The loss of one optimizer step, summed over its micro-batches and averaged over the processes.
 
     Record each micro-batch as it is evaluated for the gradient; calling the closure evaluates all of them again with
-    the parameters of that moment, each from the random state it had the first time, and leaves buffers (BatchNorm
-    statistics) as they were.
+    the parameters of that moment, each from the random state and the buffers it had the first time, and leaves buffers
+    (BatchNorm statistics) and moving averages of the parameters as they were.
 
         >>> model = torch.nn.Sequential(torch.nn.Linear(3, 1), torch.nn.Dropout(0.5))
         >>> inputs = torch.randn(4, 3)
@@ -59,7 +61,7 @@ class LossClosure:
         self._divisor = divisor
         self._trials = trials
         self._devices = {parameter.device for parameter in model.parameters()} if trials else set()
-        self._micro_batches: list[tuple[Callable[[], Tensor], RandomState]] = []
+        self._micro_batches: list[tuple[Callable[[], Tensor], RandomState, list[_Kept]]] = []
         self._losses: list[Tensor] = []
         self._loss: Tensor | None = None
 
@@ -74,13 +76,21 @@ class LossClosure:
         Returns:
             What `evaluate` returned.
         """
-        random_state = RandomState.capture(self._devices) if self._trials else None
-        loss = evaluate()
-        if random_state is not None:
-            self._micro_batches.append((replay or evaluate, random_state))
+        if not self._trials:
+            loss = evaluate()
+        else:
+            random_state, kept = RandomState.capture(self._devices), _kept(self._model)
+            with _noticing_what_changes(self._model):
+                loss = evaluate()
+            self._micro_batches.append((replay or evaluate, random_state, kept))
         self._losses.append(loss.detach().clone())
         self._loss = None
         return loss
+
+    @property
+    def trials(self) -> bool:
+        """Whether it can be evaluated again."""
+        return self._trials
 
     @property
     def loss(self) -> Tensor:
@@ -104,16 +114,17 @@ class LossClosure:
         norm = gradient_norm.full_tensor() if isinstance(gradient_norm, DTensor) else gradient_norm
         self.gradient_scale = torch.clamp((torch.as_tensor(norm) + 1e-6) / max_norm, min=1.0)
 
-    @torch.no_grad()
     def __call__(self) -> Tensor:
         """Return the loss at the present parameters. A collective call: every process has to make it."""
         if not self._trials:
             raise RuntimeError("This LossClosure cannot be evaluated again: it was made with trials=False.")
         modules = list(self._model.modules())
-        with _buffers_kept(modules), _buffers_not_broadcast(modules), _resharded(modules):
+        with _put_back(_kept(self._model)), _buffers_not_broadcast(modules), _resharded(modules):
             losses = []
-            for replay, random_state in self._micro_batches:
+            for replay, random_state, kept in self._micro_batches:
                 random_state.restore()
+                for each in kept:
+                    each.restore()
                 losses.append(replay().detach().clone())
         return self._total(losses)
 
@@ -123,21 +134,71 @@ class LossClosure:
         return torch.as_tensor(mean_over_processes(total, losses[0].device))
 
 
-@contextmanager
-def _buffers_kept(modules: list[nn.Module]) -> Iterator[None]:
-    """Put the buffers back, but for those that no forward pass changes, the packed weights of a quantised model."""
-    kept = [
-        (module, name, buffer, buffer.clone())
-        for module in modules
+@dataclass(frozen=True)
+class _Kept:
+    """A buffer, or a parameter that is not trained, as it was."""
+
+    owner: dict[str, Tensor | None]
+    name: str
+    tensor: Tensor
+    value: Tensor
+
+    def restore(self) -> None:
+        self.tensor.copy_(self.value)
+        self.owner[self.name] = self.tensor
+
+
+_CHANGING: WeakKeyDictionary[nn.Module, list[tuple[nn.Module, str]]] = WeakKeyDictionary()
+"""By model, its frozen parameters that an evaluation has changed, those of a moving average for one."""
+
+
+@torch.no_grad()
+def _kept(model: nn.Module) -> list[_Kept]:
+    """Return what an evaluation may change: buffers, but for packed weights, and parameters that it has changed."""
+    buffers = [
+        (module._buffers, name, buffer)
+        for module in model.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None and (buffer.is_floating_point() or buffer.numel() <= _LARGEST_INTEGER_BUFFER)
     ]
+    frozen = [(module._parameters, name, module._parameters[name]) for module, name in _CHANGING.get(model, [])]
+    return [
+        _Kept(owner, name, tensor, tensor.detach().clone())  # type: ignore[arg-type]
+        for owner, name, tensor in buffers + frozen
+        if tensor is not None
+    ]
+
+
+@contextmanager
+def _put_back(kept: list[_Kept]) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, name, buffer, value in kept:
-            buffer.copy_(value)
-            module._buffers[name] = buffer
+        for each in kept:
+            each.restore()
+
+
+@contextmanager
+def _noticing_what_changes(model: nn.Module) -> Iterator[None]:
+    """Look once, at the first evaluation of a model, which frozen parameters it changes; by some of their values."""
+    if model in _CHANGING:
+        yield
+        return
+    frozen = [
+        (module, name, parameter, _some_values(parameter))
+        for module in model.modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None and not parameter.requires_grad
+    ]
+    yield
+    _CHANGING[model] = [
+        (module, name) for module, name, parameter, values in frozen if not torch.equal(_some_values(parameter), values)
+    ]
+
+
+def _some_values(parameter: Tensor) -> Tensor:
+    flat = local(parameter).detach().reshape(-1)
+    return flat[:: max(1, flat.numel() // 16)].clone()
 
 
 @contextmanager

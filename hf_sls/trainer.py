@@ -15,8 +15,10 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
+from collections import UserDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,7 @@ from accelerate.utils import gather_object
 from huggingface_hub import EvalResult
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from .callbacks import LineSearchCallback, line_search_of
 from .checkpoints import last_complete_checkpoint
@@ -52,6 +55,17 @@ else:
     _Base = object
 
 
+class _with_or_without_an_instance:
+    """A method that the Trainer has as a static one, and some of its subclasses as one of instances."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, instance: Any, owner: type) -> Callable[..., Any]:
+        return partial(self._function, instance if instance is not None else owner)
+
+
 class LineSearchTrainerMixin(PushMixin, _Base):
     """Makes any Trainer subclass work with the line-search optimizers; put it first among the bases.
 
@@ -76,8 +90,6 @@ class LineSearchTrainerMixin(PushMixin, _Base):
     in_trial: bool = False
     """Whether the present `compute_loss` call is a trial of the line search."""
 
-    _attributes_kept_in_trials = ("_metrics", "_total_train_tokens")
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.window: LossClosure | None = None
         self._recorded_inputs: list[Any] | None = None
@@ -96,17 +108,30 @@ class LineSearchTrainerMixin(PushMixin, _Base):
 
     # ---- Which optimizer ----
 
-    @classmethod
-    def get_optimizer_cls_and_kwargs(cls, args: TrainingArguments, model: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Return the line-search class and its arguments for its `optim` names, else what the Trainer returns."""
-        if is_line_search(args.optim):
-            optimizer_class, kwargs = optimizer_class_and_kwargs(args)
-            if optimizer_class is PLASLS and model is not None:
-                decaying = cls.get_decay_parameter_names(None, model)
-                blocks = kwargs.get("blocks", 8)
-                kwargs["params"] = layer_groups(model, blocks, args.weight_decay, decaying)
-            return optimizer_class, kwargs
-        return super().get_optimizer_cls_and_kwargs(args, model)
+    @_with_or_without_an_instance
+    def get_optimizer_cls_and_kwargs(this, args: TrainingArguments, model: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Return the line-search class and its arguments for its `optim` names, else what the Trainer returns.
+
+        The parameters and their groups are those that the Trainer chooses for AdamW, which may be more than the
+        model's: a loss with weights of its own. Learning rates of groups keep their ratio to `learning_rate`.
+        """
+        host = super().get_optimizer_cls_and_kwargs
+        if not is_line_search(args.optim):
+            return host(args, model)
+        optimizer_class, kwargs = optimizer_class_and_kwargs(args)
+        stock = copy.copy(args)
+        stock.optim, stock.optim_args = OptimizerNames.ADAMW_TORCH, None
+        _, of_stock = host(stock, model)
+        groups = next((list(of_stock[key]) for key in ("params", "model", "optimizer_dict") if key in of_stock), None)
+        if groups is not None:
+            groups = [{**each, "lr": each["lr"] / args.learning_rate} if "lr" in each else each for each in groups]
+        if optimizer_class is PLASLS and model is not None:
+            decaying = Trainer.get_decay_parameter_names(None, model)
+            layers = layer_groups(model, kwargs.get("blocks", 8), args.weight_decay, decaying)
+            groups = [*layers, *_not_in(layers, groups or [])]
+        if groups is not None:
+            kwargs["params"] = groups
+        return optimizer_class, kwargs
 
     def _wants_line_search(self) -> bool:
         if self.optimizer is not None:
@@ -246,8 +271,10 @@ class LineSearchTrainerMixin(PushMixin, _Base):
             self.window = LossClosure(model, trials=optimizer.search_due)
         if self._counts_at_last_log is None:
             self._counts_at_last_log = optimizer.counts
+        if not self.window.trials:
+            return self.window.record(lambda: step(model, inputs, *args, **kwargs))
         recorded: list[Any] = []
-        raw = copy.copy(inputs)
+        raw = _copied(inputs)
         accumulation_steps = self.current_gradient_accumulation_steps
 
         def evaluate() -> Tensor:
@@ -256,25 +283,23 @@ class LineSearchTrainerMixin(PushMixin, _Base):
 
         def replay() -> Tensor:
             with self._replaying(recorded, accumulation_steps):
-                return step(model, copy.copy(raw), *args, **kwargs)
+                return step(model, _copied(raw), *args, **kwargs)
 
         return self.window.record(evaluate, replay)
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         if self._replayed_inputs is not None:
-            return copy.copy(next(self._replayed_inputs))
+            return _copied(next(self._replayed_inputs))
         prepared = super()._prepare_inputs(inputs)
         if self._recorded_inputs is not None:
-            self._recorded_inputs.append(copy.copy(prepared))
+            self._recorded_inputs.append(_copied(prepared))
         return prepared
 
     @contextmanager
     def _replaying(self, recorded_inputs: Sequence[Any], accumulation_steps: int) -> Iterator[None]:
         """Replay a micro-batch: its inputs, its scaling, no backward, and no trace in what the trainer counts."""
         with ExitStack() as stack:
-            for name in self._attributes_kept_in_trials:
-                if hasattr(self, name):
-                    stack.enter_context(_temporarily(self, name, copy.deepcopy(getattr(self, name))))
+            stack.enter_context(_counters_kept(self))
             stack.enter_context(_temporarily(self, "in_trial", True))
             stack.enter_context(_temporarily(self, "current_gradient_accumulation_steps", accumulation_steps))
             stack.enter_context(_temporarily(self, "_replayed_inputs", iter(recorded_inputs)))
@@ -308,7 +333,9 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         return optimizer.param_groups[0]["step_size"]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log as the Trainer does, with the numbers of the line search added to the training logs."""
+        """Log as the Trainer does, with the numbers of the line search added to the training logs; not in a trial."""
+        if self.in_trial:
+            return
         optimizer = self.line_search_optimizer
         if optimizer is not None and self._counts_at_last_log is not None:
             counts = optimizer.counts
@@ -392,6 +419,84 @@ def _step_size_of_each_layer(optimizer: LineSearchOptimizer) -> dict[str, float]
         f"step_size/{group.get('layer_name', group.get('layer', index))}": group["step_size"]
         for index, group in enumerate(optimizer.param_groups)
     }
+
+
+def _not_in(layers: list[dict[str, Any]], groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the parameters of `groups` that no layer has, as one layer more."""
+    known = {id(parameter) for layer in layers for _, parameter in layer["params"]}
+    place = {"layer": 1 + max((layer["layer"] for layer in layers), default=-1), "layer_name": "others"}
+    left = [{**group, "params": [p for p in group["params"] if id(p) not in known], **place} for group in groups]
+    for group in left:
+        group["params"] = [(f"others.{index}", parameter) for index, parameter in enumerate(group["params"])]
+    return [group for group in left if group["params"]]
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy of nested inputs in which tensors and containers may be changed."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, UserDict):
+        wrapper = copy.copy(value)
+        wrapper.data = _copied(value.data)
+        return wrapper
+    if isinstance(value, dict):
+        copied = copy.copy(value)
+        copied.update({key: _copied(each) for key, each in value.items()})
+        return copied
+    if isinstance(value, list):
+        return [_copied(each) for each in value]
+    return value
+
+
+@contextmanager
+def _counters_kept(trainer: Trainer) -> Iterator[None]:
+    """Put back what a trainer counts: its attributes that are numbers, and containers, with what is in them.
+
+    Data sets are left alone, which may be lists too.
+    """
+    kept = {
+        name: (value, _contents(value))
+        for name, value in vars(trainer).items()
+        if not name.endswith("dataset") and (value is None or isinstance(value, (*_NUMBERS, *_CONTAINERS)))
+    }
+    try:
+        yield
+    finally:
+        for name, (value, contents) in kept.items():
+            _put_back(value, contents)
+            setattr(trainer, name, value)
+
+
+_NUMBERS = (bool, int, float, str, tuple)
+_CONTAINERS = (dict, list, set, deque)
+
+
+def _contents(value: Any) -> Any:
+    """Return what a container holds, level by level."""
+    if isinstance(value, dict):
+        return {key: (each, _contents(each)) for key, each in value.items()}
+    if isinstance(value, (list, deque)):
+        return [(each, _contents(each)) for each in value]
+    return set(value) if isinstance(value, set) else None
+
+
+def _put_back(value: Any, contents: Any) -> None:
+    """Fill a container with what it held, and the containers in it."""
+    if isinstance(value, dict):
+        if value.keys() != contents.keys() or any(value[key] is not each for key, (each, _) in contents.items()):
+            value.clear()
+            value.update({key: each for key, (each, _) in contents.items()})
+        for each, inner in contents.values():
+            _put_back(each, inner)
+    elif isinstance(value, (list, deque)):
+        if len(value) != len(contents) or any(now is not each for now, (each, _) in zip(value, contents)):
+            value.clear()
+            value.extend(each for each, _ in contents)
+        for each, inner in contents:
+            _put_back(each, inner)
+    elif isinstance(value, set) and value != contents:
+        value.clear()
+        value.update(contents)
 
 
 @contextmanager

@@ -100,6 +100,11 @@ def parse_optim_args(optim: str, text: str | None) -> dict[str, Any]:
             allowed.
     """
     name = getattr(optim, "value", optim)
+    if text is not None and not isinstance(text, str):
+        raise ValueError(
+            f'optim_args={text!r} is not allowed: a text is needed, "c=0.1,growth=1.2" for example, as the Trainer '
+            "has it."
+        )
     allowed = _settings(name)
     listing = ", ".join(f"{key} ({_describe(kind)})" for key, kind in allowed.items())
     settings: dict[str, Any] = {}
