@@ -33,7 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the command line, that of the process by default.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 0
     try:
         options.run(options)
     except (OSError, ValueError, ImportError) as error:
@@ -44,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hf-sls", description="Look at runs of the Hugging Face Trainer.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    parser.add_argument("--version", action="version", version=f"hf-sls {version('hf-sls')}")
+    commands = parser.add_subparsers(dest="command", metavar="command")
 
     plot = commands.add_parser("plot", help="draw loss, step size and score of runs, of any optimizer")
     plot.add_argument("runs", nargs="+", metavar="RUN", help="the output_dir of a run")

@@ -16,6 +16,7 @@ from transformers import Trainer, TrainingArguments
 
 from .optim import LineSearchOptimizer
 from .plotting import plot_run
+from .private import SPECIAL_TOKENS, is_secret, without_paths, without_secrets
 from .runs import Run
 
 _TEMPLATE = Path(__file__).parent / "model_card_template.md"
@@ -106,11 +107,11 @@ def changed_settings(args: TrainingArguments) -> dict[str, Any]:
     for field in fields(args):
         default = field.default if field.default_factory is MISSING else field.default_factory()
         default = default.value if isinstance(default, Enum) else default
-        value = getattr(args, field.name) if field.name.endswith("_token") else values.get(field.name)
+        value = getattr(args, field.name) if field.name in SPECIAL_TOKENS else values.get(field.name)
         exact = isinstance(default, bool) or field.name in _PRECISIONS
         differs = value != default if exact else (value or None) != (default or None)
-        if field.init and differs and not _NOT_OF_THE_RUN.fullmatch(field.name):
-            changed[field.name] = value
+        if field.init and differs and not (is_secret(field.name) or _NOT_OF_THE_RUN.fullmatch(field.name)):
+            changed[field.name] = without_paths(without_secrets(value))
     optim = getattr(args.optim, "value", args.optim)
     return {"optim": str(optim), **changed}
 

@@ -28,6 +28,7 @@ from accelerate.utils import gather_object
 from huggingface_hub import EvalResult
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.training_args import OptimizerNames
 
 from .callbacks import LineSearchCallback, line_search_of
@@ -36,6 +37,7 @@ from .closure import LossClosure
 from .hub import PushMixin
 from .model_card import complete_card
 from .optim import PLASLS, Joint, LineSearchOptimizer, layer_groups
+from .private import is_secret, without_secrets
 from .training_args import (
     SLSTrainingArguments,
     check_arguments,
@@ -235,6 +237,16 @@ class LineSearchTrainerMixin(PushMixin, _Base):
                 f"resume_from_checkpoint={checkpoint!r}: the state of its optimizer or schedule cannot be read "
                 f"({error}). Resume from another checkpoint."
             ) from error
+
+    def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """Save as the Trainer does, but for tokens and keys in `training_args.bin`, which is pushed to the Hub."""
+        super()._save(output_dir, *args, **kwargs)
+        saved = Path(output_dir if output_dir is not None else self.args.output_dir) / TRAINING_ARGS_NAME
+        if saved.exists() and not isinstance(self.args, SLSTrainingArguments):
+            public = copy.copy(self.args)
+            for name, value in vars(self.args).items():
+                object.__setattr__(public, name, None if is_secret(name) else without_secrets(value))
+            torch.save(public, saved)
 
     # ---- The closure ----
 

@@ -19,6 +19,7 @@ from transformers.training_args import OptimizerNames
 
 from .optim import OPTIMIZERS, PRESETS, LineSearchOptimizer, SearchSettings
 from .optim.registry import warn_of_settings_without_effect, with_preset
+from .private import is_secret, without_secrets
 
 _SET_ELSEWHERE = ("return", "params", "betas", "search", "weight_decay")
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
@@ -48,8 +49,8 @@ class SLSTrainingArguments(TrainingArguments):
             warn_of_arguments_without_effect(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave `hub_token` out of a pickle: `training_args.bin` is pushed to the Hub. A copy keeps it."""
-        return {**vars(self), "hub_token": None}
+        """Leave tokens and keys out of a pickle: `training_args.bin` is pushed to the Hub. A copy keeps them."""
+        return {name: None if is_secret(name) else without_secrets(value) for name, value in vars(self).items()}
 
     def __copy__(self) -> SLSTrainingArguments:
         copied = object.__new__(type(self))

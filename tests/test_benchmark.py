@@ -18,7 +18,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> benchmark.BenchmarkArguments:
     chosen: dict[str, Any] = {
         "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=1e-4),
         "AdamW, foreach": lambda parameters: torch.optim.AdamW(parameters, lr=1e-4, foreach=True),
-        "every step": lambda parameters: create_optimizer("adam_sls", parameters, search_rate=float("inf")),
+        "every step": lambda parameters: create_optimizer("adam_sls", parameters, preset="published"),
     }
     monkeypatch.setattr(benchmark, "contestants", lambda: chosen)
     return benchmark.BenchmarkArguments(shape="tiny", batch_size=2, sequence_length=4, rounds=5, steps=2)

@@ -74,6 +74,32 @@ def test_a_replaced_buffer_is_put_back() -> None:
     assert before == 1
 
 
+def test_a_replay_starts_from_what_the_evaluation_found() -> None:
+    """A vector of a power iteration, and a moving average of the parameters, which is frozen."""
+
+    class Teaching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.student = nn.utils.spectral_norm(nn.Linear(4, 4))
+            self.teacher = nn.Linear(4, 4).requires_grad_(False)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                self.teacher.weight.data.mul_(0.9).add_(self.student.weight_orig, alpha=0.1)
+            return (self.student(inputs) - self.teacher(inputs)).square().mean()
+
+    model, inputs = Teaching(), torch.randn(8, 4)
+    for step in range(3):
+        closure = LossClosure(model)
+        closure.record(partial(model, inputs))
+        found = [value.clone() for value in (*model.buffers(), model.teacher.weight)]
+        if step:
+            assert closure() == closure() == closure.loss
+        closure()
+        assert all(torch.equal(now, then) for now, then in zip((*model.buffers(), model.teacher.weight), found))
+
+
 def share_of_loss(model: nn.Module, inputs: torch.Tensor, parts: int) -> torch.Tensor:
     return (model(inputs) - inputs.sum(1, True)).square().mean() / parts
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from transformers import (
     BertForSequenceClassification,
     Seq2SeqTrainingArguments,
     Trainer,
+    TrainingArguments,
 )
 
 from hf_sls import HubError, LineSearchTrainerMixin, SLSTrainer, SLSTrainingArguments
@@ -409,3 +411,42 @@ def test_run_glue_ends_with_advice_when_the_push_fails(
     assert str(ended.value).endswith("hf upload alice/glue glue . --exclude '_*' --exclude '*checkpoint-*'")
     assert "eval_accuracy" in json.loads((tmp_path / "glue" / "all_results.json").read_text())
     assert (tmp_path / "glue" / "model.safetensors").is_file()
+
+
+def test_a_card_publishes_no_secret(tmp_path: Path) -> None:
+    """However a field is named or nested, and no path of the machine; tokens of a tokenizer are no secret."""
+
+    @dataclass
+    class Mine(SLSTrainingArguments):
+        access_token: str | None = None
+        api_key: str | None = None
+        data_dir: str | None = None
+        model_init_kwargs: dict[str, Any] | None = None
+        eos_token: str | None = None
+
+    args = Mine(
+        output_dir=str(tmp_path),
+        access_token="hf_1",
+        api_key="sk-2",
+        data_dir="/home/someone/data",
+        model_init_kwargs={"token": "hf_3", "paths": ["/home/someone/model"], "dtype": "float32"},
+        eos_token="<end>",
+    )
+    settings = changed_settings(args)
+    assert settings["model_init_kwargs"] == {"paths": ["model"], "dtype": "float32"}
+    assert (settings["data_dir"], settings["eos_token"]) == ("data", "<end>")
+    assert not re.search("hf_1|sk-2|hf_3|someone", str(settings))
+
+
+@pytest.mark.parametrize("cls", [TrainingArguments, SLSTrainingArguments])
+def test_saved_arguments_hold_no_secret(cls: Any, tmp_path: Path) -> None:
+    """Nor do those of a stock class; the arguments in use keep theirs."""
+    args = cls(output_dir=str(tmp_path), optim="adam_sls", use_cpu=True, max_steps=1, report_to=[], hub_token="hf_1")
+    args.access_token = "hf_2"
+    args.loading = {"token": "hf_3", "dtype": "float32"}
+    trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
+    trainer.save_model()
+    saved = torch.load(tmp_path / "training_args.bin", weights_only=False)
+    assert (saved.hub_token, saved.access_token, saved.loading) == (None, None, {"dtype": "float32"})
+    assert b"hf_" not in (tmp_path / "training_args.bin").read_bytes().replace(b"hf_sls", b"")
+    assert (args.hub_token, args.access_token, args.loading["token"]) == ("hf_1", "hf_2", "hf_3")

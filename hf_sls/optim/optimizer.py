@@ -211,8 +211,9 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     def counts(self) -> dict[str, float]:
         """Totals since the first step, over resumed runs too.
 
-        `steps`, `searches`, `accepted` (searches that found a step), `trials`, `backtracks`, `skipped_steps` (those
-        that moved nothing); and the sums over the accepted searches of `loss_decrease`, `slope` and `criterion_ratio`.
+        `steps`, `searches`, `accepted` (searches that found a step), `trials`, `checks` (the loss evaluated again at
+        the first search), `backtracks`, `skipped_steps` (those that moved nothing); and the sums over the accepted
+        searches of `loss_decrease`, `slope` and `criterion_ratio`.
         Reading them waits for the device.
         """
         self._read_skips()
@@ -222,7 +223,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     def forward_passes_per_step(self) -> float:
         """Forward passes per step on average, the one with gradients included."""
         counts = self.counts
-        return 1 + counts["trials"] / max(counts["steps"], 1)
+        return 1 + (counts["trials"] + counts["checks"]) / max(counts["steps"], 1)
 
     @property
     def rules(self) -> Rules:
@@ -375,6 +376,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             searches=int(searched),
             accepted=int(accepted),
             trials=report.trials,
+            checks=report.checks,
             backtracks=report.backtracks,
             skipped_steps=int(searched and not accepted),
             **{name: getattr(report, name) for name in sums},

@@ -36,6 +36,7 @@ class SearchReport:
             gradient is zero or missing), `"non_finite"` (loss or gradient is NaN or infinite).
         step_size: the step size taken, or the one that the next search starts from.
         trials: forward passes of the search, beyond the one that gave the gradient.
+        checks: forward passes at the unmoved parameters, of the first search only.
         backtracks: rejected trials.
         loss: the loss before the step, `f(w)`.
         loss_decrease: `f(w) - f(w + eta p)` at the accepted trial; NaN where there is none.
@@ -54,6 +55,7 @@ class SearchReport:
     slope: float = float("nan")
     expected_decrease: float = float("nan")
     criterion_ratio: float = float("nan")
+    checks: int = 0
 
 
 @dataclass(frozen=True)
@@ -143,19 +145,20 @@ def search(
         observer: called before the step is taken.
     """
     if not move.parameters:
-        return _without_result("no_slope", rules, move, has_found_a_step)
+        return _without_result("no_slope", rules, move)
     memory, rule = move.memory, rules.initial_step
     proposed = rule.propose(move.step_size, memory["initial_step"])
     path = Path(rules.direction, move.parameters, move.gradients, move.states, move.kinds)
     devices = {parameter.device for parameter in move.parameters}
     with Trials(batch.closure, path, devices, batch.random_state, batch.with_gradients) as trials:
-        if not memory["counts"]["searches"]:
-            check_replay(trials, float(batch.loss))
+        checks = 0
+        if not memory["counts"]["searches"] and isfinite(batch.loss):
+            checks = check_replay(trials, float(batch.loss))
             batch.with_gradients = trials.with_gradients
         hears_next = rule.needs_next_slope and has_found_a_step and any(group["step_size"] for group in move.groups)
         at_start = _advance(path, batch, proposed, hears_next)
         if not at_start.finite:
-            return _without_result("non_finite", rules, move, has_found_a_step, at_start.loss, at_start.slope)
+            return _without_result("non_finite", rules, move, at_start.loss, at_start.slope, checks)
         if hears_next:
             memory = {**memory, "initial_step": rule.judged(at_start.next_slope, memory["initial_step"])}
         slope, line = at_start.slope, rules.criterion.line(at_start.loss, at_start.slope, memory["criterion"])
@@ -164,7 +167,7 @@ def search(
             (slope,) = to_floats(path.follow(rules.direction.steepest, proposed) * batch.gradient_scale)
             line = rules.criterion.line(at_start.loss, slope, memory["criterion"])
         if not line.rate > 0:
-            return _without_result("no_slope", rules, move, has_found_a_step, at_start.loss, slope)
+            return _without_result("no_slope", rules, move, at_start.loss, slope, checks)
 
         result = rules.backtracking.search(
             phi=trials.loss_at,
@@ -178,13 +181,14 @@ def search(
             step, tried = memory["counts"]["steps"] + 1, list(trials.tried)
             with path.excursion():
                 observer(FinishedSearch(step, at_start.loss, slope, line, tried, result, trials.loss_at))
+        if not has_found_a_step:
+            checks += check_slope(trials, at_start.loss, slope, result)
         if result.outcome == "accepted":
             if not follows_applied:
                 path.follow(rules.direction.applied, result.step_size)
             trials.take()
-    if not has_found_a_step and result.outcome == "accepted":
-        check_slope(at_start.loss, at_start.loss - result.loss, result.step_size * slope)
-    return _remembered(rules, move, memory, line, at_start.loss, slope, result, has_found_a_step)
+    report = _remembered(rules, move, memory, line, at_start.loss, slope, result, has_found_a_step)
+    return replace(report, checks=checks)
 
 
 def _advance(path: Path, batch: Batch, proposed: float, hears_next: bool) -> _Slopes:
@@ -198,12 +202,12 @@ def _advance(path: Path, batch: Batch, proposed: float, hears_next: bool) -> _Sl
 
 
 def _without_result(
-    outcome: StepOutcome, rules: Rules, move: Move, has_found_a_step: bool, loss: float = nan, slope: float = nan
+    outcome: StepOutcome, rules: Rules, move: Move, loss: float = nan, slope: float = nan, checks: int = 0
 ) -> SearchReport:
     """Count the step for the cadence, and report that nothing could be tried."""
     nothing = SearchResult(move.step_size, nan, 0, "unresolvable")
     move.remember({**move.memory, "cadence": rules.cadence.searched(nothing, move.memory["cadence"])})
-    return SearchReport(outcome, move.groups[0]["step_size"], loss=loss, slope=slope)
+    return SearchReport(outcome, move.groups[0]["step_size"], loss=loss, slope=slope, checks=checks)
 
 
 def _remembered(

@@ -18,7 +18,7 @@ _OWN_KEYS = ("lr", "weight_decay", "step_size", "line_search")
 
 def new_memory(rules: Rules, watch: Watch | None) -> Memory:
     """Return what a group remembers before the first step, under the key `line_search`."""
-    counts = dict.fromkeys(("steps", "searches", "accepted", "trials", "backtracks", "skipped_steps"), 0)
+    counts = dict.fromkeys(("steps", "searches", "accepted", "trials", "checks", "backtracks", "skipped_steps"), 0)
     return {
         "step_size": rules.initial_step.first,
         "has_found_a_step": False,
@@ -67,6 +67,8 @@ def checked_groups(state_dict: Any, optimizer: Any, expected: Memory) -> list[di
 
 def _check_moments(state_dict: dict[str, Any], groups: list[dict[str, Any]], optimizer: Any, refuse: Any) -> None:
     """Raise the error that `refuse` makes, where a moment is not one of the parameter that it would be loaded for."""
+    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in optimizer.param_groups]:
+        return  # torch says so
     new = [{id(p): _new_moments(optimizer, p) for p in group["params"]} for group in optimizer.param_groups]
     known = {frozenset(moments) for group in new for moments in group.values()}
     saved = {frozenset(state) for state in state_dict["state"].values() if state}

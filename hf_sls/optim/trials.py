@@ -111,6 +111,10 @@ class Trials:
         self.tried.append((step_size, loss))
         return loss
 
+    def go_to(self, step_size: float) -> None:
+        """Go to `w - step_size * u` without a look."""
+        self._path.go_to(step_size)
+
     def loss_here(self) -> float:
         """Return the loss where the parameters are."""
         if self._random_state is not None:

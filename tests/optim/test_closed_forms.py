@@ -405,6 +405,76 @@ def test_the_watch_hears_a_small_rise_and_makes_no_alarm_of_noise() -> None:
     assert alarms <= 1
 
 
+@pytest.mark.parametrize("factor", [0.5, 2.0, -1.0])
+@pytest.mark.parametrize("problem", [Network, Transformer])
+def test_a_gradient_of_another_function_is_noticed_at_the_first_search(problem: Any, factor: float) -> None:
+    model = problem()
+    optimizer = create_optimizer("adam_sls", model.parameters())
+    closure = next(model.closures(1))
+    loss = closure()
+    loss.backward()
+    for parameter in model.parameters():
+        parameter.grad *= factor
+    with pytest.warns(UserWarning, match=r"gradient in \.grad is not that of the loss.*a factor"):
+        optimizer.step(closure, loss=loss)
+    assert optimizer.last_report.checks == 2
+
+
+def test_a_curved_loss_is_not_taken_for_another_function() -> None:
+    """The first step of 3 % is half of the way to the minimum of the first batch."""
+    w = torch.tensor([2.0], dtype=torch.float64, requires_grad=True)
+    optimizer = create_optimizer("adam_sls", [w])
+    optimizer.step(lambda: 1000.0 + (w - 2.0 - 60.0 / 2).square().sum() * 0.5)
+    report = optimizer.last_report
+    assert report.outcome == "accepted"
+    assert report.checks <= 2
+
+
+def test_a_loss_that_needs_gradients_is_evaluated_with_them() -> None:
+    """A gradient penalty, and a module that goes another way without gradients."""
+    for name, evaluate in (
+        ("penalty", lambda w, x: torch.autograd.grad(w(x).sum(), x, create_graph=True)[0].square().sum()),
+        ("other way", lambda w, x: w(x).square().sum() * (1.0 if torch.is_grad_enabled() else 2.0)),
+    ):
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)).double()
+        inputs = torch.randn(16, 2, dtype=torch.float64, requires_grad=True)
+        optimizer = create_optimizer("adam_sls", network.parameters())
+        losses = [float(optimizer.step(lambda: evaluate(network, inputs))) for _ in range(40)]  # noqa: B023
+        assert losses[-1] < 0.5 * losses[0], name
+        assert optimizer.counts["checks"] == 2, name
+
+
+def test_parameters_that_come_late_start_a_search_of_their_own() -> None:
+    """At the step that finds them they stay, as no trial can be made; from the next one on all are searched anew."""
+    torch.manual_seed(0)
+    body, head = torch.nn.Linear(4, 4).double().requires_grad_(False), torch.nn.Linear(4, 1).double()
+    optimizer = create_optimizer("adam_sls", [*body.parameters(), *head.parameters()])
+
+    def step() -> None:
+        inputs = torch.randn(8, 4, dtype=torch.float64)
+        optimizer.step(lambda: (head(torch.tanh(body(inputs))) - inputs.sum(1, True)).square().mean())
+
+    for _ in range(60):
+        step()
+    assert not optimizer.search_due
+    settled, before = optimizer.param_groups[0]["step_size"], snapshot(body)
+    body.requires_grad_(True)
+    step()
+    assert all(torch.equal(now, then) for now, then in zip(body.parameters(), before))
+    assert optimizer.search_due
+    step()
+    assert not any(torch.equal(now, then) for now, then in zip(body.parameters(), before))
+    assert optimizer.param_groups[0]["step_size"] < 0.5 * settled
+
+
+def test_a_learning_rate_in_the_groups_is_warned_of() -> None:
+    w, v = (torch.tensor([2.0], requires_grad=True) for _ in range(2))
+    optimizer = create_optimizer("adam_sls", [{"params": [w], "lr": 5e-5}, {"params": [v], "lr": 5e-4}])
+    with pytest.warns(UserWarning, match=r"lr=0.0005 in the parameter groups is not a learning rate"):
+        optimizer.step(lambda: w.square().sum() + v.square().sum())
+
+
 def test_a_run_that_gets_worse_says_so_and_takes_shorter_steps() -> None:
     """After it has settled, the loss is made forty higher, for one window and again: it is told of once."""
     w = torch.tensor([2.0, -1.0], requires_grad=True)

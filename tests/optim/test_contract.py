@@ -33,7 +33,7 @@ from hf_sls.optim import (
 from ..members import MEMBERS
 from ..problems import Network, restored, same, snapshot
 
-pytestmark = pytest.mark.filterwarnings("ignore:The loss of the first batch", "ignore:The first search took")
+pytestmark = pytest.mark.filterwarnings("ignore:The loss of the first batch", "ignore:The first search looked")
 """Closures that give trials another loss than the step are what many of these tests are made of."""
 
 every_member = pytest.mark.parametrize("member", MEMBERS)
@@ -64,8 +64,8 @@ def test_an_exhausted_search_leaves_the_parameters_alone(member: str) -> None:
     optimizer.step(closure)
     report = optimizer.last_report
     assert report.outcome in ("exhausted", "unresolvable")
-    checks = 2  # the loss again, without gradients and with
-    assert 5 < report.trials == report.backtracks == len(calls) - 1 - checks
+    assert report.checks == 2
+    assert 5 < report.trials == report.backtracks == len(calls) - 1 - report.checks
     assert restored(model, before, optimizer)
     assert optimizer.counts["skipped_steps"] == 1
 
@@ -124,8 +124,8 @@ def test_a_trial_sees_the_dropout_mask_of_the_first_evaluation() -> None:
     optimizer = create_optimizer("sgd_sls", [parameter], init_step_size=1.0, lower_bound=-1.0)
     for step in range(3):
         optimizer.step(closure)
-        checks = 1 if step == 0 else 0
-        assert len(masks) == 1 + checks + optimizer.last_report.trials > 1
+        assert optimizer.last_report.checks == (step == 0)
+        assert len(masks) == 1 + optimizer.last_report.checks + optimizer.last_report.trials > 1
         assert all(mask == masks[0] for mask in masks)
         masks.clear()
 
@@ -361,6 +361,64 @@ def test_a_step_without_a_closure_says_what_to_use(member: str) -> None:
     optimizer = MEMBERS[member](Network().parameters())
     with pytest.raises(RuntimeError, match=r"step\(closure\).*SLSTrainer"):
         optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("convention", "answer"),
+    [
+        (lambda loss: (loss.backward(), loss)[1], "called backward"),
+        (lambda loss: (loss.backward(), loss.detach())[1], "called backward"),
+        (lambda loss: None, "returned None"),
+        (lambda loss: loss.reshape(1), r"a tensor of the shape \(1,\)"),
+        (lambda loss: loss.detach(), "without a graph"),
+        (lambda loss: float(loss.detach()), "returned 0"),
+    ],
+    ids=["LBFGS", "Lightning", "None", "shape", "detached", "float"],
+)
+def test_a_closure_of_another_convention_is_told_what_to_do(convention: Any, answer: str) -> None:
+    model = Network()
+    optimizer = create_optimizer("adam_sls", model.parameters())
+    closure, before = next(model.closures(1)), snapshot(model)
+    with pytest.raises(RuntimeError, match=rf"closure\(\).*{answer}.*has to return the loss"):
+        optimizer.step(lambda: convention(closure()))
+    assert same(model, before)
+
+
+def test_an_unknown_argument_is_answered_with_those_there_are() -> None:
+    with pytest.raises(
+        TypeError, match=r"lr=0.0001 is not an argument of AdamSLS, which takes init_step_size, c.*found"
+    ):
+        create_optimizer("adam_sls", Network().parameters(), lr=1e-4)
+
+
+@pytest.mark.parametrize("broken", ["shape", "NaN", "negative", "empty", "no state"])
+def test_a_broken_state_is_refused_and_nothing_loaded(broken: str) -> None:
+    model = Network()
+    optimizer = create_optimizer("adam_sls", model.parameters())
+    for closure in model.closures(3):
+        optimizer.step(closure)
+    state, before = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(optimizer.state_dict())
+    (group,) = state["param_groups"]
+    if broken == "shape":
+        state["state"][1]["exp_avg"] = torch.zeros(3)
+    elif broken == "NaN":
+        state["state"][1]["exp_avg"][0] = math.nan
+    elif broken == "negative":
+        group["step_size"] = -1.0
+    elif broken == "empty":
+        state["param_groups"] = []
+    else:
+        state["state"] = None
+    answers = {
+        "shape": "exp_avg of parameter number 1 has the shape",
+        "NaN": "exp_avg of parameter number 1 is not finite",
+    }
+    answers |= {"negative": "its step_size is -1.0", "empty": "are empty", "no state": "are empty"}
+    with pytest.raises(ValueError, match=rf"not one of AdamSLS: .*{answers[broken]}"):
+        optimizer.load_state_dict(state)
+    after = optimizer.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    assert all(torch.equal(after["state"][1][name], before["state"][1][name]) for name in ("exp_avg", "exp_avg_sq"))
 
 
 class Recorded:
@@ -727,8 +785,7 @@ def test_whatever_the_losses_are_a_search_ends_and_only_an_accepted_step_moves(
         before, steps_before = snapshot(model), optimizer.counts["steps"]
         optimizer.step(hostile, loss=start)
         report = optimizer.last_report
-        checks = 0 if optimizer.counts["searches"] > 1 else 2
-        assert report.trials <= hostile.calls <= report.trials + checks <= 202
+        assert hostile.calls == report.trials + report.checks <= 202
         assert optimizer.counts["steps"] == steps_before + 1
         assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
         assert 0 < optimizer.param_groups[0]["step_size"] < float("inf")
