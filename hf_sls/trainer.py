@@ -125,8 +125,9 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         stock.optim, stock.optim_args = OptimizerNames.ADAMW_TORCH, None
         _, of_stock = host(stock, model)
         groups = next((list(of_stock[key]) for key in ("params", "model", "optimizer_dict") if key in of_stock), None)
-        if groups is not None:
-            groups = [{**each, "lr": each["lr"] / args.learning_rate} if "lr" in each else each for each in groups]
+        if groups is not None and any("lr" in each for each in groups):
+            rates = [each.get("lr", args.learning_rate) for each in groups]
+            groups = [{**each, "lr": rate / max(rates)} for each, rate in zip(groups, rates)]
         if optimizer_class is PLASLS and model is not None:
             decaying = Trainer.get_decay_parameter_names(None, model)
             layers = layer_groups(model, kwargs.get("blocks", 8), args.weight_decay, decaying)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,19 @@ def test_optim_args_out_of_range_are_refused_before_training(arguments: Any) -> 
     for cls in ALL:
         with pytest.raises(ValueError, match=r"c=7.0 is not allowed: a number in \[1e-12, 1.0\)"):
             SLSTrainer(model=tiny_bert(), args=arguments(cls, optim="adam_sls", optim_args="c=7"))
+
+
+@pytest.mark.parametrize("value", [{"c": 0.1}, ["c=0.1"], 5])
+@pytest.mark.parametrize("cls", ALL)
+def test_optim_args_of_another_kind_are_refused_with_a_sentence(cls: Any, value: Any, arguments: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="optim_args=.* is not allowed: a text is needed"):
+        SLSTrainer(model=tiny_bert(), args=arguments(cls, optim="adam_sls", optim_args=value))
+
+
+@pytest.mark.parametrize(("name", "value"), [("growth", 1e300), ("init_step_size", 1e300), ("c", 5e-324)])
+def test_settings_have_bounds_above_and_below(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{name}={value!r} is not allowed: a number in")):
+        create_optimizer("adam_sls", [torch.zeros(2, requires_grad=True)], **{name: value})
 
 
 def test_spaces_and_an_empty_text_are_fine() -> None:

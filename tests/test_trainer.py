@@ -429,6 +429,76 @@ def test_the_model_card_tells_the_line_search(arguments: Any, tmp_path: Path) ->
     assert "Use OptimizerNames" not in card
 
 
+class LossWithWeights(Trainer):
+    """A library's Trainer whose loss has weights of its own, which train at ten times the learning rate."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.temperature = torch.nn.Parameter(torch.ones(2))
+
+    def get_optimizer_cls_and_kwargs(self, args: Any, model: Any = None) -> Any:
+        optimizer_class, kwargs = super().get_optimizer_cls_and_kwargs(args, model)
+        if not kwargs.keys() & {"params", "model", "optimizer_dict"}:
+            own = {"params": [self.temperature], "lr": 10 * args.learning_rate}
+            kwargs["optimizer_dict"] = [{"params": list(model.parameters())}, own]
+        return optimizer_class, kwargs
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        logits = model(inputs["input_ids"]).logits
+        return torch.nn.functional.cross_entropy(logits * self.temperature, inputs["labels"])
+
+
+class LossWithWeightsSearched(LineSearchTrainerMixin, LossWithWeights):
+    pass
+
+
+def test_with_a_stock_optimizer_a_library_trains_as_without_the_mixin(arguments: Any) -> None:
+    runs = []
+    for cls in (LossWithWeights, LossWithWeightsSearched):
+        args = arguments(TrainingArguments, optim="adamw_torch", learning_rate=1e-3, max_steps=4)
+        trainer = cls(model=tiny_bert(), args=args, train_dataset=classification_rows())
+        trainer.train()
+        runs.append([*trainer.model.parameters(), trainer.temperature])
+    assert all(torch.equal(*pair) for pair in zip(*runs))
+
+
+@pytest.mark.parametrize("optim", ["adam_sls", "plasls", "sgd_sls"])
+def test_the_host_chooses_what_is_trained(optim: str, arguments: Any) -> None:
+    args = arguments(optim=optim, max_steps=8)
+    trainer = LossWithWeightsSearched(model=tiny_bert(), args=args, train_dataset=classification_rows())
+    trainer.train()
+    assert not torch.equal(trainer.temperature, torch.ones(2))
+    groups = trainer.line_search_optimizer.param_groups
+    (own,) = [group for group in groups if any(parameter is trainer.temperature for parameter in group["params"])]
+    others = [group for group in groups if group is not own]
+    count = sum(len(group["params"]) for group in groups)
+    assert count == len(list(trainer.model.parameters())) + 1
+    ratio = 1 if optim == "plasls" else 10  # whose layers have step sizes of their own
+    assert own["initial_lr"] == pytest.approx(ratio * others[0]["initial_lr"])
+
+
+def test_inputs_that_the_loss_changes_are_the_same_in_a_trial(arguments: Any) -> None:
+    """In place, and by taking something out of a nested mapping."""
+    seen: list[tuple[bool, float]] = []
+
+    class Changing(SLSTrainer):
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            scale = inputs["nested"].pop("scale")
+            inputs["labels"].neg_().add_(1)
+            loss = model(input_ids=inputs["input_ids"], labels=inputs["labels"]).loss * scale.mean()
+            seen.append((self.in_trial, float(loss.detach())))
+            return loss
+
+    def collate(rows: list[Any]) -> Any:
+        stacked = {name: torch.stack([row[name] for row in rows]) for name in ("input_ids", "labels")}
+        return {**stacked, "nested": {"scale": torch.ones(len(rows))}}
+
+    args = arguments(max_steps=1, remove_unused_columns=False)
+    Changing(model=tiny_bert(), args=args, train_dataset=classification_rows(), data_collator=collate).train()
+    assert [in_trial for in_trial, _ in seen][:2] == [False, True]
+    assert seen[0][1] == seen[1][1]
+
+
 def test_a_compute_loss_can_tell_a_trial(arguments: Any) -> None:
     in_trial: list[bool] = []
 

@@ -435,13 +435,14 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             group["line_search"] = {**group["line_search"], **entries}
 
     def _shares(self) -> list[float]:
-        """Return which share of the step found each group takes."""
+        """Return which share of the step found each group takes; of whole steps the group of the largest `lr` all."""
         shares = [float(group["lr"]) for group in self.param_groups]
-        largest = max(shares, default=0.0)
-        memory = self.param_groups[0]["line_search"]["initial_step"]
-        if not self.initial_step.whole_steps or self.initial_step.settled(memory) or not largest:
+        if not self.initial_step.whole_steps:
             return shares
-        return [share / largest for share in shares]
+        whole = max(shares, default=0.0)
+        if self.initial_step.settled(self.param_groups[0]["line_search"]["initial_step"]):
+            whole = max([1.0, *(float(group.get("initial_lr", group["lr"])) for group in self.param_groups)])
+        return [share / whole for share in shares] if whole else shares
 
     def _searched_indices(self) -> list[int]:
         layers = [group.get("layer", index) for index, group in enumerate(self.param_groups)]
