@@ -34,6 +34,11 @@ def in_fresh_process(code: str) -> str:
     return result.stdout.strip()
 
 
+def test_the_package_needs_no_package_of_the_scripts() -> None:
+    code = "import sys; sys.modules.update(dict.fromkeys(('datasets', 'evaluate', 'sklearn', 'scipy', 'pandas')))"
+    assert in_fresh_process(f"{code}; import hf_sls.__main__; print(hf_sls.SLSTrainer.__name__)") == "SLSTrainer"
+
+
 @pytest.mark.filterwarnings("ignore:c=.* has no effect")
 @pytest.mark.parametrize("cls", ALL)
 @pytest.mark.parametrize("name", OPTIMIZERS)
