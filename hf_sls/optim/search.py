@@ -152,8 +152,8 @@ def search(
     devices = {parameter.device for parameter in move.parameters}
     with Trials(batch.closure, path, devices, batch.random_state, batch.with_gradients) as trials:
         checks = 0
-        if not memory["counts"]["searches"] and isfinite(batch.loss):
-            checks = check_replay(trials, float(batch.loss))
+        if not memory["counts"]["searches"] and isfinite(loss := float(batch.loss)):
+            checks = check_replay(trials, loss)
             batch.with_gradients = trials.with_gradients
         hears_next = rule.needs_next_slope and has_found_a_step and any(group["step_size"] for group in move.groups)
         at_start = _advance(path, batch, proposed, hears_next)

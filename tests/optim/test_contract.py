@@ -742,7 +742,8 @@ def test_any_scale_of_the_loss_is_searched_to_an_accepted_step(
     optimizer.step(lambda: scale * closure())
     report = optimizer.last_report
     assert report.outcome == "accepted"
-    line = Armijo(optimizer.criterion.c).line(report.loss, report.slope, {})
+    tolerance = getattr(optimizer.criterion, "tolerance", 0.0)
+    line = Armijo(optimizer.criterion.c, tolerance).line(report.loss, report.slope, {})
     assert line.accepts(report.step_size, report.loss - report.loss_decrease)
 
 
