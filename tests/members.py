@@ -8,7 +8,6 @@ from typing import Any
 
 from hf_sls.optim import (
     OPTIMIZERS,
-    PRESETS,
     Adam,
     Adaptive,
     Armijo,
@@ -17,22 +16,26 @@ from hf_sls.optim import (
     LineSearchOptimizer,
     create_optimizer,
 )
+from hf_sls.optim.presets import AUTHORS_CODE, PUBLISHED
 
 published = partial(create_optimizer, preset="published")
 """The optimizer of a name with the values of its paper."""
 
 MEMBERS: dict[str, Callable[..., LineSearchOptimizer]] = {
     **{name: partial(create_optimizer, name) for name in OPTIMIZERS},
-    **{
-        f"{name}, {preset}": partial(create_optimizer, name, preset=preset)
-        for preset, presets in PRESETS.items()
-        for name in presets
-    },
+    **{f"{name}, published": partial(create_optimizer, name, preset="published") for name in PUBLISHED},
     "adam_sls, published, momentum": partial(
         create_optimizer, "adam_sls", preset="published", search_direction="momentum"
     ),
     "adaptive cadence": lambda params, **settings: adaptive(params, **settings),
 }
+
+
+WITH_AUTHORS_CODE: dict[str, Callable[..., LineSearchOptimizer]] = {
+    **MEMBERS,
+    **{f"{name}, authors_code": partial(create_optimizer, name, preset="authors_code") for name in AUTHORS_CODE},
+}
+"""The same rules with other numbers."""
 
 
 def adaptive(params: Any, **settings: Any) -> LineSearchOptimizer:

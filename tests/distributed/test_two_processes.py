@@ -37,7 +37,10 @@ def test_ranks_agree_on_a_model_whose_buffers_are_broadcast(tmp_path: Path) -> N
     assert train(2, tmp_path, "batchnorm", per_device_train_batch_size=4)["counts"]["trials"] > 0
 
 
-@pytest.mark.parametrize("optim", ["adam_sls", "sgd_sls", "adagrad_sls", "ponos"])
+LESS_USED = [pytest.param(name, marks=pytest.mark.long) for name in ("adagrad_sls", "ponos")]
+
+
+@pytest.mark.parametrize("optim", ["adam_sls", "sgd_sls", *LESS_USED])
 def test_shards_take_the_steps_of_whole_parameters(optim: str) -> None:
     """Plain PyTorch; a trial that saw gathered parameters of before its step would take others."""
     settings = json.dumps({"weight_decay": 0.1, **({} if optim in ("ponos", "adam_sls") else {"search_rate": 10.0})})

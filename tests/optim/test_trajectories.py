@@ -14,7 +14,7 @@ import torch
 
 from hf_sls.optim import LineSearchOptimizer
 
-from ..members import MEMBERS
+from ..members import WITH_AUTHORS_CODE as MEMBERS
 from ..problems import Network, Transformer
 
 STORED = Path(__file__).with_name("trajectories.json")
