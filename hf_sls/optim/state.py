@@ -14,15 +14,16 @@ from .search import Memory, Rules
 from .watch import Watch
 
 _OWN_KEYS = ("lr", "weight_decay", "step_size", "line_search")
+_EVENTS = ("steps", "searches", "accepted", "trials", "checks", "backtracks", "skipped_steps")
+"""What is counted; the sums beside it may be negative, as a loss may rise within the tolerance of a criterion."""
 
 
 def new_memory(rules: Rules, watch: Watch | None) -> Memory:
     """Return what a group remembers before the first step, under the key `line_search`."""
-    counts = dict.fromkeys(("steps", "searches", "accepted", "trials", "checks", "backtracks", "skipped_steps"), 0)
     return {
         "step_size": rules.initial_step.first,
         "has_found_a_step": False,
-        "counts": counts | {"loss_decrease": 0.0, "slope": 0.0, "criterion_ratio": 0.0},
+        "counts": dict.fromkeys(_EVENTS, 0) | {"loss_decrease": 0.0, "slope": 0.0, "criterion_ratio": 0.0},
         "criterion": rules.criterion.new_memory(),
         "initial_step": rules.initial_step.new_memory(),
         "cadence": rules.cadence.new_memory(),
@@ -59,7 +60,7 @@ def checked_groups(state_dict: Any, optimizer: Any, expected: Memory) -> list[di
         if missing or _names(memory) != _names(expected):
             raise refuse(f"its groups have no {missing}" if missing else f"its search memory is {_names(memory)}")
         for name, value in chain([("step_size", group["step_size"]), ("lr", group["lr"])], _numbers(memory)):
-            if isnan(value) or (value < 0 and name in ("step_size", "lr", *expected["counts"], "steps")):
+            if isnan(value) or (value < 0 and name in ("step_size", "lr", *_EVENTS)):
                 raise refuse(f"its {name} is {value}, where a number that is finite and not negative is needed")
     _check_moments(state_dict, groups, optimizer, refuse)
     return groups

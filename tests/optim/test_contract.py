@@ -391,6 +391,14 @@ def test_an_unknown_argument_is_answered_with_those_there_are() -> None:
         create_optimizer("adam_sls", Network().parameters(), lr=1e-4)
 
 
+def test_a_state_loads_whose_losses_rose_within_the_tolerance() -> None:
+    optimizer = create_optimizer("adam_sls", Network().parameters())
+    state = optimizer.state_dict()
+    state["param_groups"][0]["line_search"]["counts"].update(loss_decrease=-0.01, criterion_ratio=-2.0)
+    optimizer.load_state_dict(copy.deepcopy(state))
+    assert optimizer.counts["loss_decrease"] == -0.01
+
+
 @pytest.mark.parametrize("broken", ["shape", "NaN", "negative", "empty", "no state"])
 def test_a_broken_state_is_refused_and_nothing_loaded(broken: str) -> None:
     model = Network()
