@@ -317,7 +317,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     def _step(self, batch: Batch) -> SearchReport:
         """Search the groups whose turn it is, and move the others by the step size they have."""
         due, late = self.search_due, self._late_parameters()
-        if late:
+        if late and due:
             self._start_anew()
         indices, left_out = (self._searched_indices(), set[int]()) if due else ([], late)
         shares = self._shares()
@@ -331,6 +331,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             self._move_unsearched(move, batch.skip, report)
         if not indices:
             report = replace(report, step_size=self.param_groups[0]["step_size"])
+        if left_out:
+            self._start_anew()
         return report
 
     def _late_parameters(self) -> set[int]:

@@ -468,6 +468,29 @@ def test_parameters_that_come_late_start_a_search_of_their_own() -> None:
     assert optimizer.param_groups[0]["step_size"] < 0.5 * settled
 
 
+@pytest.mark.parametrize("name", ["adam_sls", "adam_salsa", "adagrad_sls"])
+def test_the_others_go_on_by_their_step_size_when_parameters_come_late(name: str) -> None:
+    """Not by the one that a search would start from, which nobody has tried."""
+    torch.manual_seed(0)
+    body, head = torch.nn.Linear(4, 4).double().requires_grad_(False), torch.nn.Linear(4, 1).double()
+    optimizer = create_optimizer(name, [*body.parameters(), *head.parameters()])
+
+    def step() -> None:
+        inputs = torch.randn(8, 4, dtype=torch.float64)
+        optimizer.step(lambda: (head(torch.tanh(body(inputs))) - inputs.sum(1, True)).square().mean())
+
+    for _ in range(40):
+        step()
+    while optimizer.search_due:
+        step()
+    found = optimizer.param_groups[0]["step_size"]
+    body.requires_grad_(True)
+    step()
+    assert optimizer.last_report.outcome == "not_searched"
+    assert optimizer.last_report.step_size == found
+    assert optimizer.search_due
+
+
 def test_a_learning_rate_in_the_groups_is_warned_of() -> None:
     w, v = (torch.tensor([2.0], requires_grad=True) for _ in range(2))
     optimizer = create_optimizer("adam_sls", [{"params": [w], "lr": 5e-5}, {"params": [v], "lr": 5e-4}])
