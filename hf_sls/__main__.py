@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hf-sls", description="Look at runs of the Hugging Face Trainer.")
-    parser.add_argument("--version", action="version", version=f"hf-sls {version('hf-sls')}")
+    parser.add_argument("--version", action="version", version=f"hf-sls {_version('hf-sls')}")
     commands = parser.add_subparsers(dest="command", metavar="command")
 
     plot = commands.add_parser("plot", help="draw loss, step size and score of runs, of any optimizer")

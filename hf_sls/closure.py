@@ -46,6 +46,7 @@ class LossClosure:
             kept.
 
     Attributes:
+        trials: whether it can be evaluated again.
         gradient_scale: true gradient over `.grad`, above 1 when the gradient was clipped; see `clipped`.
 
     Raises:
@@ -59,7 +60,7 @@ class LossClosure:
         self.gradient_scale: Tensor | float = 1.0
         self._model = model
         self._divisor = divisor
-        self._trials = trials
+        self.trials = trials
         self._devices = {parameter.device for parameter in model.parameters()} if trials else set()
         self._micro_batches: list[tuple[Callable[[], Tensor], RandomState, list[_Kept]]] = []
         self._losses: list[Tensor] = []
@@ -76,7 +77,7 @@ class LossClosure:
         Returns:
             What `evaluate` returned.
         """
-        if not self._trials:
+        if not self.trials:
             loss = evaluate()
         else:
             random_state, kept = RandomState.capture(self._devices), _kept(self._model)
@@ -86,11 +87,6 @@ class LossClosure:
         self._losses.append(loss.detach().clone())
         self._loss = None
         return loss
-
-    @property
-    def trials(self) -> bool:
-        """Whether it can be evaluated again."""
-        return self._trials
 
     @property
     def loss(self) -> Tensor:
@@ -116,7 +112,7 @@ class LossClosure:
 
     def __call__(self) -> Tensor:
         """Return the loss at the present parameters. A collective call: every process has to make it."""
-        if not self._trials:
+        if not self.trials:
             raise RuntimeError("This LossClosure cannot be evaluated again: it was made with trials=False.")
         modules = list(self._model.modules())
         with _put_back(_kept(self._model)), _buffers_not_broadcast(modules), _resharded(modules):

@@ -29,6 +29,11 @@ def without_secrets(value: Any) -> Any:
     return value
 
 
+def public_attributes(owner: Any) -> dict[str, Any]:
+    """Return the attributes of an object, `None` in place of a secret and no secret in their mappings."""
+    return {name: None if is_secret(name) else without_secrets(value) for name, value in vars(owner).items()}
+
+
 def without_paths(value: Any) -> Any:
     """Return a value with the last part alone of each absolute path in it."""
     if isinstance(value, dict):

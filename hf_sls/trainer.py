@@ -37,7 +37,7 @@ from .closure import LossClosure
 from .hub import PushMixin
 from .model_card import complete_card
 from .optim import PLASLS, Joint, LineSearchOptimizer, layer_groups
-from .private import is_secret, without_secrets
+from .private import public_attributes
 from .training_args import (
     SLSTrainingArguments,
     check_arguments,
@@ -245,8 +245,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         saved = Path(output_dir if output_dir is not None else self.args.output_dir) / TRAINING_ARGS_NAME
         if saved.exists() and not isinstance(self.args, SLSTrainingArguments):
             public = copy.copy(self.args)
-            for name, value in vars(self.args).items():
-                object.__setattr__(public, name, None if is_secret(name) else without_secrets(value))
+            vars(public).update(public_attributes(self.args))
             torch.save(public, saved)
 
     # ---- The closure ----

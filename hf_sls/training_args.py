@@ -19,7 +19,7 @@ from transformers.training_args import OptimizerNames
 
 from .optim import OPTIMIZERS, PRESETS, LineSearchOptimizer, SearchSettings
 from .optim.registry import warn_of_settings_without_effect, with_preset
-from .private import is_secret, without_secrets
+from .private import public_attributes
 
 _SET_ELSEWHERE = ("return", "params", "betas", "search", "weight_decay")
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
@@ -50,7 +50,7 @@ class SLSTrainingArguments(TrainingArguments):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave tokens and keys out of a pickle: `training_args.bin` is pushed to the Hub. A copy keeps them."""
-        return {name: None if is_secret(name) else without_secrets(value) for name, value in vars(self).items()}
+        return public_attributes(self)
 
     def __copy__(self) -> SLSTrainingArguments:
         copied = object.__new__(type(self))

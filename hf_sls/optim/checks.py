@@ -13,7 +13,6 @@ few per cent of the loss, over which the loss of most models is straight.
 from __future__ import annotations
 
 import warnings
-from math import isfinite
 
 from .backtracking import SearchResult
 from .trials import Trials
@@ -29,30 +28,27 @@ _LIKE = 1.5
 
 
 def check_replay(trials: Trials, loss: float) -> int:
-    """Evaluate the loss again where it was evaluated, and see to it that a trial sees what the step saw.
+    """Evaluate a finite loss again where it was evaluated, and see to it that a trial sees what the step saw.
 
     Returns:
         How many evaluations it has taken: one, or two where the first one was not the loss.
     """
-    replayed = _replayed(trials)
-    if replayed is None or not _same(replayed, loss):
-        trials.with_gradients = True
-        with_gradients = _replayed(trials)
-        if with_gradients is not None and _same(with_gradients, loss):
-            return 2
-        if replayed is not None:
-            trials.with_gradients = False
-        replayed = with_gradients if replayed is None else replayed
-    else:
+    without_gradients = _without_gradients(trials)
+    if without_gradients is not None and _same(without_gradients, loss):
         return 1
-    if replayed is not None and not _same(replayed, loss):
-        warnings.warn(
-            f"The loss of the first batch is {loss:.6g}, and {replayed:.6g} when it is evaluated again with the same "
-            "parameters. The line search compares the two, so it cannot work. Look for what changes from one "
-            "evaluation to the next: random numbers from a generator of your own, state of the model or of the loss "
-            "beside its buffers, a batch that is changed in place.",
-            stacklevel=2,
-        )
+    trials.with_gradients = True
+    replayed = trials.loss_here()
+    if _same(replayed, loss):
+        return 2
+    if without_gradients is not None:
+        trials.with_gradients, replayed = False, without_gradients
+    warnings.warn(
+        f"The loss of the first batch is {loss:.6g}, and {replayed:.6g} when it is evaluated again with the same "
+        "parameters. The line search compares the two, so it cannot work. Look for what changes from one "
+        "evaluation to the next: random numbers from a generator of your own, state of the model or of the loss "
+        "beside its buffers, a batch that is changed in place.",
+        stacklevel=2,
+    )
     return 2
 
 
@@ -86,15 +82,15 @@ def _alike(decrease: float, promised: float) -> bool:
     return 1 / _LIKE <= decrease / promised <= _LIKE
 
 
-def _replayed(trials: Trials) -> float | None:
+def _without_gradients(trials: Trials) -> float | None:
     """Return the loss at the start; `None` where it cannot be evaluated without gradients."""
     try:
         return trials.loss_here()
     except RuntimeError as error:
-        if trials.with_gradients or "grad" not in str(error):
+        if "grad" not in str(error):
             raise
         return None
 
 
 def _same(replayed: float, loss: float) -> bool:
-    return not isfinite(loss) or abs(replayed - loss) <= _SAME * abs(loss)
+    return abs(replayed - loss) <= _SAME * abs(loss)

@@ -211,8 +211,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     def counts(self) -> dict[str, float]:
         """Totals since the first step, over resumed runs too.
 
-        `steps`, `searches`, `accepted` (searches that found a step), `trials`, `checks` (the loss evaluated again at
-        the first search), `backtracks`, `skipped_steps` (those that moved nothing); and the sums over the accepted
+        `steps`, `searches`, `accepted` (searches that found a step), `trials`, `checks` (forward passes that check loss
+        and gradient at first), `backtracks`, `skipped_steps` (those that moved nothing); and the sums over the accepted
         searches of `loss_decrease`, `slope` and `criterion_ratio`.
         Reading them waits for the device.
         """

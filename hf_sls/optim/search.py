@@ -36,7 +36,7 @@ class SearchReport:
             gradient is zero or missing), `"non_finite"` (loss or gradient is NaN or infinite).
         step_size: the step size taken, or the one that the next search starts from.
         trials: forward passes of the search, beyond the one that gave the gradient.
-        checks: forward passes at the unmoved parameters, of the first search only.
+        checks: forward passes that check loss and gradient (`checks`), of the first searches only.
         backtracks: rejected trials.
         loss: the loss before the step, `f(w)`.
         loss_decrease: `f(w) - f(w + eta p)` at the accepted trial; NaN where there is none.

@@ -70,20 +70,20 @@ def _check_moments(state_dict: dict[str, Any], groups: list[dict[str, Any]], opt
     """Raise the error that `refuse` makes, where a moment is not one of the parameter that it would be loaded for."""
     if [len(group["params"]) for group in groups] != [len(group["params"]) for group in optimizer.param_groups]:
         return  # torch says so
-    new = [{id(p): _new_moments(optimizer, p) for p in group["params"]} for group in optimizer.param_groups]
-    known = {frozenset(moments) for group in new for moments in group.values()}
+    new = [[_new_moments(optimizer, parameter) for parameter in group["params"]] for group in optimizer.param_groups]
+    known = {frozenset(moments) for group in new for moments in group}
     saved = {frozenset(state) for state in state_dict["state"].values() if state}
     counts = groups[0]["line_search"]["counts"]
     forgotten = not saved and any(known) and counts["steps"] > counts["skipped_steps"]
     if not saved <= known or forgotten:
         found, needed = (sorted(set().union(*names)) or "none" for names in (saved, known))
         raise refuse(f"its moments are {found}, not {needed}")
-    for group, own in zip(groups, optimizer.param_groups):
+    for group, own, expected_moments in zip(groups, optimizer.param_groups, new):
         names = own.get("param_names", [])
-        for position, (key, parameter) in enumerate(zip(group["params"], own["params"])):
+        for position, (key, new_moments) in enumerate(zip(group["params"], expected_moments)):
             moments = state_dict["state"].get(key, {})
             called = repr(names[position]) if position < len(names) else f"number {position}"
-            for name, expected in _new_moments(optimizer, parameter).items():
+            for name, expected in new_moments.items():
                 value = moments.get(name)
                 if not isinstance(value, Tensor):
                     continue
