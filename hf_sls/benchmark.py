@@ -31,7 +31,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, HfArgumentParser
 
 from .closure import LossClosure
-from .optim import Adam, LastStep, Line, LineSearchOptimizer, create_optimizer
+from .optim import Adam, Event, LastStep, Line, LineSearchOptimizer, create_optimizer
 
 SHAPES = {
     "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512},
@@ -87,7 +87,7 @@ class _AnyStep:
     def line(self, loss: float, slope: float, memory: dict[str, float]) -> Line:
         return Line(intercept=float("inf"), rate=1.0)
 
-    def accepted(self, loss: float, slope: float, accepted_loss: float, memory: dict[str, float]) -> dict[str, float]:
+    def update(self, memory: dict[str, float], event: Event) -> dict[str, float]:
         return memory
 
 

@@ -219,7 +219,7 @@ def test_a_schedule_says_which_share_of_the_step_found_is_taken(
 
     class Watch(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any, **kwargs: Any) -> None:
-            found.append(optimizer.param_groups[0]["line_search"]["step_size"])
+            found.append(optimizer.param_groups[0]["line_search"]["initial_step"]["step_size"])
 
     args = arguments(cls, optim="sgd_sls", max_steps=8, **settings)
     trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows(), callbacks=[Watch()])
@@ -383,7 +383,7 @@ def test_a_scheduler_instance_says_which_share_is_taken(arguments: Any) -> None:
     trainer = SLSTrainer(model=model, args=args, train_dataset=classification_rows(), optimizers=(optimizer, scheduler))
     trainer.train()
     (group,) = optimizer.param_groups
-    assert group["step_size"] == 0.5 * group["line_search"]["step_size"]
+    assert group["step_size"] == 0.5 * group["line_search"]["initial_step"]["step_size"]
 
 
 def test_weight_decay_groups_and_betas_reach_the_optimizer(arguments: Any) -> None:

@@ -5,10 +5,11 @@
 search (`cadence`) and which groups one search moves (`partition`). The named optimizers (`family`) are compositions.
 """
 
-from .backtracking import Backtracking, SearchResult
+from .backtracking import Backtracking
 from .cadence import Adaptive, Budget, Cadence, EveryStep
 from .criterion import Armijo, Criterion, Line, NonMonotone, Smoothed
 from .direction import Adagrad, Adam, Direction, Gradient
+from .events import Event, NextSlope, NotSearched, Searched, SearchedElsewhere, SearchResult, Worsened
 from .family import PLASLS, SGDSLS, AdagradSLS, AdamSLS, AMSGradSLS, PoNoS, SaLSa, SearchSettings, SGDSaLSa
 from .initial_step import InitialStep, LastStep, Polyak, Wolfe
 from .layer_groups import layer_groups
@@ -39,6 +40,7 @@ __all__ = [
     "Criterion",
     "Cyclic",
     "Direction",
+    "Event",
     "EveryStep",
     "FinishedSearch",
     "Gradient",
@@ -47,7 +49,9 @@ __all__ = [
     "LastStep",
     "Line",
     "LineSearchOptimizer",
+    "NextSlope",
     "NonMonotone",
+    "NotSearched",
     "Partition",
     "PoNoS",
     "Polyak",
@@ -57,9 +61,12 @@ __all__ = [
     "SearchReport",
     "SearchResult",
     "SearchSettings",
+    "Searched",
+    "SearchedElsewhere",
     "Smoothed",
     "Watch",
     "Wolfe",
+    "Worsened",
     "create_optimizer",
     "layer_groups",
 ]

@@ -4,27 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from ._validation import check_choice, check_integer, check_range
 from .criterion import Line
-
-Outcome = Literal["accepted", "exhausted", "unresolvable"]
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """How a search ended: its last step size, the loss of the last trial (NaN if none), and how many it has judged."""
-
-    step_size: float
-    loss: float
-    trials: int
-    outcome: Outcome
-
-    @property
-    def backtracks(self) -> int:
-        """The number of rejected trials."""
-        return self.trials - (self.outcome == "accepted")
+from .events import SearchResult
 
 
 @dataclass(frozen=True)
@@ -35,18 +18,16 @@ class Backtracking:
     where the parabola through `f(w)`, the slope and the rejected loss meets the line of acceptance (Nocedal and Wright,
     Numerical Optimization, section 3.5), times `safety`, and between `max_shrink` and `shrink` times the rejected step.
 
-    The search ends without a step when `max_trials` steps were rejected, or when the decrease that the slope or the
-    line still promises is below `resolution`, the rounding of the loss: there, accepting or rejecting would follow
-    noise.
-
-    No step is tried that only a loss below `lower_bound` could pass, but for a first one that was tried ahead.
+    The search ends without a step when `max_trials` steps were rejected, or when the decrease that slope and line still
+    predict is below `resolution`, the rounding of the loss: noise would decide there. It tries no step that only a loss
+    below `lower_bound` could pass.
 
     Args:
         shrink: the mildest reduction of a rejected step, in (0, 1).
         max_trials: the most step sizes to try in one search, at least 1.
         interpolate: whether to shrink by interpolation.
         max_shrink: the strongest reduction by interpolation, in (0, shrink].
-        safety: share of the interpolated step that is tried, in (0, 1]; below 1 so that rounding does not decide.
+        safety: fraction of the interpolated step to try, in (0, 1]; below 1 so that rounding does not decide.
         lower_bound: the least value that the loss can take, 0 for cross-entropy or a squared error; `-inf` if unknown.
     """
 
@@ -84,10 +65,10 @@ class Backtracking:
             step_size: the first step size to try.
             resolution: the smallest difference of two losses that means anything.
         """
-        reach = line.reach(self.lower_bound) if loss >= self.lower_bound else float("inf")
-        if reach <= 0:
+        max_step_size = line.max_step_size(self.lower_bound) if loss >= self.lower_bound else float("inf")
+        if max_step_size <= 0:
             return SearchResult(step_size, float("nan"), 0, "unresolvable")
-        step_size = min(step_size, reach)
+        step_size = min(step_size, max_step_size)
         trial_loss = float("nan")
         for trials in range(self.max_trials):
             if step_size * max(slope, line.rate) <= resolution:
@@ -95,7 +76,8 @@ class Backtracking:
             trial_loss = phi(step_size)
             if line.accepts(step_size, trial_loss):
                 return SearchResult(step_size, trial_loss, trials + 1, "accepted")
-            rejected, step_size = step_size, min(self._shrunk(step_size, trial_loss, line, loss, slope), reach)
+            rejected = step_size
+            step_size = min(self._shrunk(rejected, trial_loss, line, loss, slope), max_step_size)
         return SearchResult(rejected, trial_loss, self.max_trials, "exhausted")
 
     def _shrunk(self, step_size: float, trial_loss: float, line: Line, loss: float, slope: float) -> float:

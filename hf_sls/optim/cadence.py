@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ._validation import check_integer, check_range
-from .backtracking import SearchResult
+from .events import Event, NotSearched, Searched, SearchedElsewhere
 
 Memory = dict[str, float]
 
@@ -22,16 +22,8 @@ class Cadence(Protocol):
         """Whether the next step has to search."""
         ...
 
-    def searched(self, result: SearchResult, memory: Memory) -> Memory:
-        """Return the memory after a step with a search."""
-        ...
-
-    def waited(self, trials: int, memory: Memory) -> Memory:
-        """Return the memory of a group after a step with a search of another one, which has taken so many trials."""
-        ...
-
-    def skipped(self, memory: Memory) -> Memory:
-        """Return the memory after a step without a search."""
+    def update(self, memory: Memory, event: Event) -> Memory:
+        """Return the memory after a step: `Searched`, `SearchedElsewhere` or `NotSearched`."""
         ...
 
 
@@ -45,13 +37,7 @@ class EveryStep:
     def due(self, memory: Memory) -> bool:
         return True
 
-    def searched(self, result: SearchResult, memory: Memory) -> Memory:
-        return memory
-
-    def waited(self, trials: int, memory: Memory) -> Memory:
-        return memory
-
-    def skipped(self, memory: Memory) -> Memory:
+    def update(self, memory: Memory, event: Event) -> Memory:
         return memory
 
 
@@ -92,33 +78,27 @@ class Adaptive:
         interval = self.max_interval if change * self.max_interval <= 1 else 1 / change
         return memory["steps_since_search"] + 1 >= interval
 
-    def searched(self, result: SearchResult, memory: Memory) -> Memory:
-        if result.outcome != "accepted":
-            return memory
-        first, step_size = memory["searches"] == 0, result.step_size
-        return {
-            "searches": memory["searches"] + 1,
-            "steps_since_search": 0,
-            "slow": step_size if first else self.slow * memory["slow"] + (1 - self.slow) * step_size,
-            "fast": step_size if first else self.fast * memory["fast"] + (1 - self.fast) * step_size,
-        }
-
-    def waited(self, trials: int, memory: Memory) -> Memory:
+    def update(self, memory: Memory, event: Event) -> Memory:
+        match event:
+            case Searched(result=result) if event.accepted:
+                first = memory["searches"] == 0
+                averages = {
+                    name: result.step_size if first else decay * memory[name] + (1 - decay) * result.step_size
+                    for name, decay in (("slow", self.slow), ("fast", self.fast))
+                }
+                return {"searches": memory["searches"] + 1, "steps_since_search": 0, **averages}
+            case NotSearched():
+                return {**memory, "steps_since_search": memory["steps_since_search"] + 1}
         return memory
-
-    def skipped(self, memory: Memory) -> Memory:
-        return {**memory, "steps_since_search": memory["steps_since_search"] + 1}
 
 
 @dataclass(frozen=True)
 class Budget:
     """Search as often as a budget of trials allows: at most `credit + rate * steps`, and the trials of one search more.
 
-    The searches before the first that finds a step do not count: until then every step searches.
-
-    The cost of a run is bounded before it starts, whatever the loss does, and for all layers of a model together:
-    `credit` pays for the first searches, which have to find the scale of the step, `rate` is the share of a forward
-    pass that every step may cost.
+    This bounds the cost of a run before it starts, whatever the loss does, and for all layers of a model together:
+    `credit` pays for the first searches, which have to find the scale of the step, and every step earns `rate` trials.
+    The searches before the first that finds a step are free.
 
     Args:
         credit: trials allowed beyond the rate, at least 0.
@@ -138,11 +118,8 @@ class Budget:
     def due(self, memory: Memory) -> bool:
         return memory["trials"] < self.credit + self.rate * (memory["steps"] + 1)
 
-    def searched(self, result: SearchResult, memory: Memory) -> Memory:
-        return self.waited(result.trials, memory)
-
-    def waited(self, trials: int, memory: Memory) -> Memory:
-        return {"steps": memory["steps"] + 1, "trials": memory["trials"] + trials}
-
-    def skipped(self, memory: Memory) -> Memory:
-        return {**memory, "steps": memory["steps"] + 1}
+    def update(self, memory: Memory, event: Event) -> Memory:
+        trials = memory["trials"]
+        if isinstance(event, (Searched, SearchedElsewhere)) and (trials or event.accepted):
+            trials += event.trials
+        return {"steps": memory["steps"] + 1, "trials": trials}

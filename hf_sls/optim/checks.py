@@ -1,47 +1,87 @@
-"""What the first search can tell of a loss that cannot be searched: which differences warn, and which are repaired.
+"""Whether the optimizer is used as it has to be: its closure, its groups, and the loss that a first search sees.
 
 | what differs | what is done |
 |---|---|
-| the closure cannot be evaluated without gradients, or only then gives the recorded loss | trials keep gradients on |
+| the closure calls `backward`, or returns something else than a scalar with a graph | a `RuntimeError` |
+| the `lr` of the groups is a learning rate | a warning |
+| only with gradients on the closure works, or gives the recorded loss | trials keep gradients on |
 | the loss, evaluated again at the same parameters | a warning |
-| the decrease of the loss, from what the slope of its gradient promises | a warning |
+| the decrease of the loss, from what the slope of its gradient predicts | a warning |
 
-The first one costs a forward pass, once in a run, and the last one another where the first step is odd: it promises a
-few per cent of the loss, over which the loss of most models is straight.
+The last three look at the first search of a run. They cost one forward pass, and a second one where the first step is
+odd: it is to lower the loss by a few per cent, over which the loss of most models is straight.
 """
 
 from __future__ import annotations
 
 import warnings
+from math import isfinite
+from typing import Any
 
-from .backtracking import SearchResult
+from torch import Tensor
+
+from .events import SearchResult
 from .trials import Trials
+
+_LEAST_LR = 0.01
+"""A base `lr` below it is taken for a learning rate."""
 
 _SAME = 2.0**-7
 """Relative difference of two evaluations that the arithmetic of a device in bfloat16 may make."""
 
 _STRAIGHT = 0.05
-"""Share of the loss up to which a decrease may be taken for straight."""
+"""Fraction of the loss up to which a decrease counts as straight."""
 
-_LIKE = 1.5
-"""Factor between decrease and promise that curvature may make over so little; on eight tasks it was 0.85 to 1.02."""
+_ALIKE = 1.5
+"""By what factor curvature may change so small a decrease; on eight tasks it was 0.85 to 1.02."""
 
 
-def check_replay(trials: Trials, loss: float) -> int:
+def check_learning_rates(groups: list[dict[str, Any]]) -> None:
+    """Warn of an `lr` in the groups that is one of AdamW's rather than a fraction of the step."""
+    largest = max(float(group.get("initial_lr", group["lr"])) for group in groups)
+    if 0 < largest < _LEAST_LR:
+        warnings.warn(
+            f"lr={largest:.3g} in the parameter groups is not a learning rate here: it is the fraction of the step "
+            "size found that is taken, 1 for all of it, so this run will hardly move. Divide the lr of all groups by "
+            "the largest, which keeps their ratios; a schedule starts from 1.",
+            stacklevel=3,
+        )
+
+
+def check_loss(loss: Any, has_gradients: bool) -> None:
+    """Raise `RuntimeError` for what a closure must not do, with what to do instead."""
+    instead = "closure() has to return the loss of the mini-batch, a scalar with its graph, and nothing else."
+    if has_gradients:
+        raise RuntimeError(
+            "closure() has called backward() itself, as torch.optim.LBFGS and Lightning want it. Here step() does: "
+            "leave zero_grad() and backward() out. " + instead
+        )
+    if not isinstance(loss, Tensor):
+        raise RuntimeError(f"closure() returned {loss!r}. {instead}")
+    if loss.dim():
+        raise RuntimeError(f"closure() returned a tensor of the shape {tuple(loss.shape)}, not a scalar. {instead}")
+    if not loss.requires_grad:
+        raise RuntimeError(f"closure() returned a loss without a graph. {instead} Leave out detach() and item().")
+
+
+def check_replay(trials: Trials) -> int:
     """Evaluate a finite loss again where it was evaluated, and see to it that a trial sees what the step saw.
 
     Returns:
-        How many evaluations it has taken: one, or two where the first one was not the loss.
+        How many evaluations it took: one, or two where the first one was not the loss.
     """
+    loss = float(trials.batch.loss)
+    if not isfinite(loss):
+        return 0
     without_gradients = _without_gradients(trials)
     if without_gradients is not None and _same(without_gradients, loss):
         return 1
-    trials.with_gradients = True
+    trials.batch.with_gradients = True
     replayed = trials.loss_here()
     if _same(replayed, loss):
         return 2
     if without_gradients is not None:
-        trials.with_gradients, replayed = False, without_gradients
+        trials.batch.with_gradients, replayed = False, without_gradients
     warnings.warn(
         f"The loss of the first batch is {loss:.6g}, and {replayed:.6g} when it is evaluated again with the same "
         "parameters. The line search compares the two, so it cannot work. Look for what changes from one "
@@ -55,31 +95,31 @@ def check_replay(trials: Trials, loss: float) -> int:
 def check_slope(trials: Trials, loss: float, slope: float, result: SearchResult) -> int:
     """Warn if the gradient is not that of the loss, by the first step of a run.
 
-    Where the step itself lowers the loss by something else than promised, a quarter of it tells curvature, of which it
-    has a quarter, from a gradient of another function.
+    Where that step lowers the loss by something else than predicted, a quarter of it tells curvature, of which it has a
+    quarter, from a gradient of another function.
 
     Returns:
-        How many evaluations it has taken, 0 or 1. The parameters are at the step that was found.
+        How many evaluations it took, 0 or 1. The parameters are at the step that was found.
     """
-    promised = result.step_size * slope
-    if result.outcome != "accepted" or promised > _STRAIGHT * abs(loss) or _alike(loss - result.loss, promised):
+    predicted = result.step_size * slope
+    if result.outcome != "accepted" or predicted > _STRAIGHT * abs(loss) or _alike(loss - result.loss, predicted):
         return 0
-    decrease, promised = loss - trials.loss_at(result.step_size / 4), promised / 4
+    decrease, predicted = loss - trials.loss_at(result.step_size / 4), predicted / 4
     trials.go_to(result.step_size)
-    if not _alike(decrease, promised):
+    if not _alike(decrease, predicted):
         warnings.warn(
-            f"The first search looked at a step that was to lower the loss of its batch, {loss:.4g}, by {promised:.2g} "
-            f"according to its gradient, and lowered it by {decrease:.2g}. So the gradient in .grad is not that of the "
-            "loss that the closure returns: look for a factor on one of them, for a second backward, for noise that is "
-            "added to gradients, or for a detach() in the loss. If the model computes in low precision, its rounding "
-            "may hide so small a change.",
+            f"The first search tried a step that should have lowered the loss of its batch, {loss:.4g}, by "
+            f"{predicted:.2g} according to its gradient, and lowered it by {decrease:.2g}. So the gradient in .grad is "
+            "not that of the loss that the closure returns: look for a factor on one of them, for a second backward, "
+            "for noise that is added to gradients, or for a detach() in the loss. If the model computes in low "
+            "precision, its rounding may hide so small a change.",
             stacklevel=2,
         )
     return 1
 
 
-def _alike(decrease: float, promised: float) -> bool:
-    return 1 / _LIKE <= decrease / promised <= _LIKE
+def _alike(decrease: float, predicted: float) -> bool:
+    return 1 / _ALIKE <= decrease / predicted <= _ALIKE
 
 
 def _without_gradients(trials: Trials) -> float | None:

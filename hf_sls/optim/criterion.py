@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ._validation import SMALLEST, check_range
+from .events import Event, Searched
 
 Memory = dict[str, float]
 
@@ -32,7 +33,7 @@ class Line:
         """Return the decrease from the intercept to `loss` over the one asked for, at least 1 where it is accepted."""
         return (self.intercept - loss) / (self.rate * step_size)
 
-    def reach(self, loss: float) -> float:
+    def max_step_size(self, loss: float) -> float:
         """Return the largest step size at which `loss` is accepted."""
         return (self.intercept - loss) / self.rate if self.rate > 0 else float("inf")
 
@@ -48,8 +49,8 @@ class Criterion(Protocol):
         """Return the line of acceptance for a search from `loss` with the given positive `slope`."""
         ...
 
-    def accepted(self, loss: float, slope: float, accepted_loss: float, memory: Memory) -> Memory:
-        """Return the memory after a step that brought `loss` to `accepted_loss`."""
+    def update(self, memory: Memory, event: Event) -> Memory:
+        """Return the memory after a search, `Searched`; only one that was accepted counts."""
         ...
 
 
@@ -61,8 +62,8 @@ class Armijo:
     (SIAM J. Optim. 16, 2005): two losses that differ by less than their rounding do not say which one is lower.
 
     Args:
-        c: the share of the decrease promised by the slope that a step must reach, in (0, 1). Larger is stricter.
-        tolerance: the relative difference of two losses that is taken for rounding, in [0, 1); 2^-8 is the spacing of
+        c: the fraction of the decrease predicted by the slope that a step has to reach, in (0, 1). Larger is stricter.
+        tolerance: the relative difference of two losses that counts as rounding, in [0, 1); 2^-8 is the spacing of
             bfloat16.
     """
 
@@ -79,7 +80,7 @@ class Armijo:
     def line(self, loss: float, slope: float, memory: Memory) -> Line:
         return Line(intercept=loss + self.tolerance * abs(loss), rate=self.c * slope)
 
-    def accepted(self, loss: float, slope: float, accepted_loss: float, memory: Memory) -> Memory:
+    def update(self, memory: Memory, event: Event) -> Memory:
         return memory
 
 
@@ -118,13 +119,16 @@ class Smoothed:
             rate=self.c * (self.smoothing * memory["slope"] / fresh + slope),
         )
 
-    def accepted(self, loss: float, slope: float, accepted_loss: float, memory: Memory) -> Memory:
+    def update(self, memory: Memory, event: Event) -> Memory:
+        if not (isinstance(event, Searched) and event.accepted):
+            return memory
+
         def average(past: float, present: float) -> float:
             return self.smoothing * past + (1 - self.smoothing) * present
 
         return {
-            "decrease": average(memory["decrease"], loss - accepted_loss),
-            "slope": average(memory["slope"], slope),
+            "decrease": average(memory["decrease"], event.loss - event.result.loss),
+            "slope": average(memory["slope"], event.slope),
         }
 
 
@@ -153,8 +157,10 @@ class NonMonotone:
     def line(self, loss: float, slope: float, memory: Memory) -> Line:
         return Line(intercept=max(self._average(loss, memory)["C"], loss), rate=self.c * slope)
 
-    def accepted(self, loss: float, slope: float, accepted_loss: float, memory: Memory) -> Memory:
-        return self._average(loss, memory)
+    def update(self, memory: Memory, event: Event) -> Memory:
+        if not (isinstance(event, Searched) and event.accepted):
+            return memory
+        return self._average(event.loss, memory)
 
     def _average(self, loss: float, memory: Memory) -> Memory:
         past = self.xi * memory["Q"]

@@ -148,7 +148,7 @@ class AdamSLS(_Named):
         eps: added to Adam's denominator.
         search_direction: `"momentum"` searches along Adam's direction itself (arXiv 2403.18519); `"gradient"` along
             `-g / (sqrt(v^) + eps)`, and applies the step size found along Adam's direction (arXiv 2403.18506).
-        smoothing: share of the past in the criterion (`Smoothed`), in [0, 1); 0 is Armijo. Not used with `wolfe`.
+        smoothing: weight of the past in the criterion (`Smoothed`), in [0, 1); 0 is Armijo. Not used with `wolfe`.
         shrink: factor of a rejected step (beta), in (0, 1).
         growth: with `wolfe`, the factor from one step to the next before any refusal, above 1; else that from one
             search to the next (gamma^(1/n)), at least 1.
@@ -294,7 +294,7 @@ class SaLSa(_Named):
         betas: decay rates of Adam's moments, each in [0, 1).
         eps: added to Adam's denominator.
         search_direction: as in `AdamSLS`.
-        smoothing: share of the past in the criterion (B), in [0, 1).
+        smoothing: weight of the past in the criterion (B), in [0, 1).
         shrink: factor of a rejected step, in (0, 1).
         growth: factor from one search to the next, at least 1.
         warmup: number of searches, from the start, that take place on every step.
@@ -335,7 +335,7 @@ class SGDSaLSa(_Named):
         params: parameters, named parameters or parameter groups.
         init_step_size: where the first search starts (eta_0), positive.
         c: sufficient decrease, in (0, 1); larger takes smaller steps.
-        smoothing: share of the past in the criterion (B), in [0, 1).
+        smoothing: weight of the past in the criterion (B), in [0, 1).
         shrink: factor of a rejected step, in (0, 1).
         growth: factor from one search to the next, at least 1.
         warmup: number of searches, from the start, that take place on every step.
@@ -375,7 +375,7 @@ class PoNoS(_Named):
         params: parameters, named parameters or parameter groups.
         init_step_size: the largest step to start from (eta_max), at least 1e-6.
         c: sufficient decrease, in (0, 1); larger takes smaller steps.
-        polyak_share: c_p of Polyak's step, positive.
+        c_p: divides Polyak's step, positive.
         xi: weight of the past losses (`NonMonotone`), in [0, 1].
         shrink: factor of a rejected step (delta), in (0, 1).
         search: `SearchSettings`.
@@ -386,12 +386,11 @@ class PoNoS(_Named):
         params: Params,
         init_step_size: float = 10.0,
         c: float = 0.5,
-        polyak_share: float = 0.1,
+        c_p: float = 0.1,
         xi: float = 1.0,
         shrink: float = 0.5,
         **search: Unpack[SearchSettings],
     ) -> None:
-        check_range("polyak_share", polyak_share, low=0.0, include_low=False)
         check_range("init_step_size", init_step_size, low=1e-6)
-        initial_step = Polyak(polyak_share, shrink, largest=init_step_size)
+        initial_step = Polyak(c_p, shrink, largest=init_step_size)
         super().__init__(params, Gradient(), NonMonotone(c, xi), initial_step, shrink, search)

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Container, Iterable
 from dataclasses import replace
 from math import isfinite
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -16,21 +16,21 @@ from ._tensors import square_sum, to_floats
 from ._validation import check_range
 from .backtracking import Backtracking
 from .cadence import Cadence, EveryStep
+from .checks import check_learning_rates, check_loss
 from .criterion import Armijo, Criterion
 from .direction import Direction
+from .events import Event, NotSearched, SearchedElsewhere, Worsened
 from .initial_step import InitialStep, LastStep
 from .partition import Joint, Partition
 from .path import Kind
 from .random_state import RandomState
-from .search import Batch, Move, Rules, SearchReport, search
+from .search import Move, Rules, SearchReport, search
 from .sharding import local, mean_over_processes, shard_groups, sum_over_shards
 from .state import checked_groups, new_memory
-from .trials import Closure, Observer, RecordedLoss
+from .trials import Batch, Closure, Observer, RecordedLoss
 from .watch import Watch
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
-_LEAST_SHARE = 0.01
-"""A base `lr` below it is taken for a learning rate."""
 
 _NEEDS_CLOSURE = (
     "{name}.step() has no closure to evaluate the loss with. In plain PyTorch call step(closure), where closure() "
@@ -54,7 +54,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         >>> from hf_sls.optim import Adam, Armijo, LastStep
         >>> model = torch.nn.Linear(3, 1)
         >>> optimizer = LineSearchOptimizer(
-        ...     model.parameters(), direction=Adam(), criterion=Armijo(c=0.3), initial_step=LastStep(first=0.01)
+        ...     model.parameters(), direction=Adam(), criterion=Armijo(c=0.3), initial_step=LastStep(0.01)
         ... )
         >>> inputs, targets = torch.randn(8, 3), torch.randn(8, 1)
         >>> def closure():
@@ -75,9 +75,9 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         watch: notices that the run gets worse; a warning says so, and the step size is divided by four. `None`: do not
             look.
         weight_decay: decoupled weight decay, times the step size taken; at least 0.
-        lr: share of the step size found that is taken, at least 0; what a learning-rate schedule multiplies, so that
-            a linear one lets the steps run out. No step size by itself: the step size last taken, `lr * eta_k`, is
-            `param_group["step_size"]`.
+        lr: fraction of the step size found to take, at least 0; a learning-rate schedule multiplies it, so that a
+            linear one lets the steps run out. The step size last taken, `lr * eta_k`, is `param_group["step_size"]`, 0
+            before the first step and after a step that moved nothing.
 
     Raises:
         ValueError: a value is out of range, a state dict belongs to another optimizer, or the initial step needs a
@@ -121,7 +121,6 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 "needed, as that of Adam."
             )
         self.watch = watch
-        self._with_gradients = False
         self._unwatched: list[Tensor | float] = []
         self._report: SearchReport | None = None
         self._unread: tuple[Tensor | float, Tensor] | None = None
@@ -142,7 +141,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             raise
         others = self.param_groups[:-1]
         group["line_search"] = others[0]["line_search"] if others else self._new_memory()
-        group["step_size"] = float(group["lr"]) * group["line_search"]["step_size"]
+        group["step_size"] = 0.0
 
     def _new_memory(self) -> dict[str, Any]:
         return new_memory(self.rules, self.watch)
@@ -172,7 +171,6 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             **vars(self.rules),
             "watch": self.watch,
             "_unwatched": [],
-            "_with_gradients": self._with_gradients,
             "last_search": self.last_search,
             **dict.fromkeys(("_report", "_unread", "_skips", "closure")),
         }
@@ -188,7 +186,9 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """What the last step did, `None` before the first. After a step without a search it waits for the device."""
         if self._report is not None and self._unread is not None:
             loss, skipped = to_floats(*self._unread)
-            self._report = replace(self._report, loss=loss, outcome="non_finite" if skipped else "not_searched")
+            self._report = replace(self._report, loss=loss)
+            if skipped:
+                self._report = replace(self._report, outcome="non_finite", step_size=0.0)
             self._unread = None
         return self._report
 
@@ -201,7 +201,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     @property
     def search_due(self) -> bool:
         """Whether the next step will search, and so evaluate the closure; each does until one has found a step."""
-        memories = [self.param_groups[i]["line_search"] for i in self._searched_indices()]
+        memories = [self.param_groups[i]["line_search"] for i in self._groups_to_search()]
         return not self._has_found_a_step or any(
             self.cadence.due(memory["cadence"]) and not self.initial_step.settled(memory["initial_step"])
             for memory in memories
@@ -239,7 +239,9 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         if self.closure is not None:
             self.closure = None
             self._add_to_counts(steps=1, skipped_steps=1)
-            self._report, self._unread = SearchReport("non_finite", self.param_groups[0]["step_size"]), None
+            self._report, self._unread = SearchReport("non_finite", 0.0), None
+            for group in self.param_groups:
+                group["step_size"] = 0.0
 
     @torch.no_grad()
     def step(  # type: ignore[override]
@@ -272,30 +274,30 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """
         closure, self.closure = closure if closure is not None else self.closure, None
         if closure is None:
-            if all(float(group["lr"]) == 0 for group in self.param_groups):
-                self._move(list(range(len(self.param_groups))), self._shares())
-                return None
-            raise RuntimeError(_NEEDS_CLOSURE.format(name=type(self).__name__))
-        if isinstance(closure, RecordedLoss):
-            batch = Batch(closure, closure.loss, closure.gradient_scale)
-        elif loss is not None:
-            batch = Batch(closure, loss)
-        else:
-            batch = self._evaluate(closure)
+            self._create_state()
+            return None
         if not self.param_groups[0]["line_search"]["counts"]["steps"]:
-            _warn_of_learning_rates(self.param_groups)
-        batch.with_gradients = self._with_gradients
+            check_learning_rates(self.param_groups)
+        batch = self._batch(closure, loss)
         report = self._step(batch)
-        self._with_gradients = batch.with_gradients
-        self._count(report)
-        self._report, self._unread = report, None
-        if report.outcome != "not_searched":
-            self.last_search = report
-        else:
-            self._unread = (batch.loss, batch.skip)
-            self._skips = batch.skip if self._skips is None else self._skips + batch.skip
+        self._count(report, batch)
         self._watch(batch.loss)
         return batch.loss.detach() if isinstance(batch.loss, Tensor) else batch.loss
+
+    def _create_state(self) -> None:
+        """Create the moments, as torch.distributed.checkpoint asks for by a step with `lr` 0; else raise an error."""
+        if any(float(group["lr"]) for group in self.param_groups):
+            raise RuntimeError(_NEEDS_CLOSURE.format(name=type(self).__name__))
+        self._move(list(range(len(self.param_groups))), self._fractions())
+
+    def _batch(self, closure: Closure, loss: Tensor | float | None) -> Batch:
+        """Gather what is known of the mini-batch, whose gradients are in `.grad` then."""
+        if isinstance(closure, RecordedLoss):
+            batch = Batch(closure, closure.loss, closure.gradient_scale)
+        else:
+            batch = Batch(closure, loss) if loss is not None else self._evaluate(closure)
+        batch.with_gradients = self.param_groups[0]["line_search"]["with_gradients"]
+        return batch
 
     def _evaluate(self, closure: Closure) -> Batch:
         """Evaluate the loss with its gradients."""
@@ -304,7 +306,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         self.zero_grad()
         with torch.enable_grad():
             loss = closure()
-            _check_loss(loss, has_gradients=any(parameter.grad is not None for parameter in parameters))
+            check_loss(loss, has_gradients=any(parameter.grad is not None for parameter in parameters))
             loss = torch.as_tensor(loss)
             torch.autograd.backward(loss)
         device = loss.device
@@ -316,24 +318,23 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     def _step(self, batch: Batch) -> SearchReport:
         """Search the groups whose turn it is, and move the others by the step size they have."""
-        due, late = self.search_due, self._late_parameters()
-        if late and due:
+        is_due, late = self.search_due, self._late_parameters()
+        if late and is_due:
             self._start_anew()
-        indices, left_out = (self._searched_indices(), set[int]()) if due else ([], late)
-        shares = self._shares()
-        moves = [self._move([i], shares, left_out) for i in range(len(self.param_groups)) if i not in indices]
-        searched = self._move(indices, shares, left_out)
+        indices, left_out = (self._groups_to_search(), set[int]()) if is_due else ([], late)
+        fractions = self._fractions()
+        moves = [self._move([i], fractions, left_out) for i in range(len(self.param_groups)) if i not in indices]
+        searched = self._move(indices, fractions, left_out)
         batch.skip = _not_finite(batch.loss, [searched, *moves])
-        report = SearchReport("not_searched", self.param_groups[0]["step_size"])
+        report, event = SearchReport("not_searched", 0.0), cast(Event, NotSearched())
         if indices:
-            report = search(self.rules, searched, batch, self._has_found_a_step, self.observer)
+            report = search(self.rules, searched, batch, self.observer)
+            event = SearchedElsewhere(report.trials, report.outcome == "accepted")
         for move in moves:
-            self._move_unsearched(move, batch.skip, report)
-        if not indices:
-            report = replace(report, step_size=self.param_groups[0]["step_size"])
+            self._move_unsearched(move, batch.skip, event, moves_nothing=report.outcome == "non_finite")
         if left_out:
             self._start_anew()
-        return report
+        return report if indices else replace(report, step_size=self.param_groups[0]["step_size"])
 
     def _late_parameters(self) -> set[int]:
         """Return the ids of parameters that have their first gradient now, after a step size was found for others."""
@@ -345,32 +346,32 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     def _start_anew(self) -> None:
         """Forget the step size: it was found for other parameters, and may be far too long for those that join them."""
         new = self._new_memory()
-        names = ("step_size", "criterion", "initial_step", "has_found_a_step")
+        names = ("criterion", "initial_step", "has_found_a_step")
         self._remember_in_all(**{name: new[name] for name in names})
 
-    def _move_unsearched(self, move: Move, skip: Tensor, report: SearchReport) -> None:
-        """Take the step of a group that is not searched: none is, or another one was."""
-        memory, is_elsewhere = move.memory, report.outcome != "not_searched"
-        if is_elsewhere:
-            step_size = self.initial_step.propose(move.step_size, memory["initial_step"])
-            trials = report.trials if self._has_found_a_step or report.outcome == "accepted" else 0
-            memory = {**memory, "cadence": self.cadence.waited(trials, memory["cadence"])}
-        else:
-            step_size = self.initial_step.unsearched(move.step_size, memory["initial_step"])
-            memory = {**memory, "cadence": self.cadence.skipped(memory["cadence"])}
-        if move.parameters and report.outcome != "non_finite":
-            memory = {**memory, "step_size": step_size}
-            weight_decay = move.groups[0]["weight_decay"]
+    def _move_unsearched(self, move: Move, skip: Tensor, event: Event, moves_nothing: bool) -> None:
+        """Take the step of a group that was not searched."""
+        memory = {**move.memory, "cadence": self.cadence.update(move.memory["cadence"], event)}
+        step_size = 0.0
+        if move.parameters and not moves_nothing:
+            memory["initial_step"] = self.initial_step.update(memory["initial_step"], event)
+            step_size = memory["initial_step"]["step_size"]
             self.direction.advance(
-                move.parameters, move.gradients, move.states, move.shares[0] * step_size, weight_decay, skip
+                move.parameters,
+                move.gradients,
+                move.states,
+                move.fractions[0] * step_size,
+                move.groups[0]["weight_decay"],
+                skip,
             )
-        move.remember(memory)
+        move.remember(memory, step_size)
 
     @property
     def _has_found_a_step(self) -> bool:
         return bool(self.param_groups[0]["line_search"]["has_found_a_step"])
 
-    def _count(self, report: SearchReport) -> None:
+    def _count(self, report: SearchReport, batch: Batch) -> None:
+        """Keep the report, and add it to the counts; what a step without a search has done is read later."""
         accepted, searched = report.outcome == "accepted", report.outcome != "not_searched"
         sums = ("loss_decrease", "slope", "criterion_ratio") if accepted else ()
         self._add_to_counts(
@@ -383,8 +384,14 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             skipped_steps=int(searched and not accepted),
             **{name: getattr(report, name) for name in sums},
         )
-        if accepted and not self._has_found_a_step:
-            self._remember_in_all(has_found_a_step=True)
+        if searched:
+            self._report = self.last_search = report
+            self._unread = None
+            found = self._has_found_a_step or accepted
+            self._remember_in_all(has_found_a_step=found, with_gradients=batch.with_gradients)
+        else:
+            self._report, self._unread = report, (batch.loss, batch.skip)
+            self._skips = batch.skip if self._skips is None else self._skips + batch.skip
 
     def _add_to_counts(self, **events: float) -> None:
         for group in self.param_groups:
@@ -408,15 +415,14 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     def _shorten(self, watched: dict[str, float]) -> None:
         """Divide the step size by four, and say why."""
-        taken = self.param_groups[0]["step_size"]
         for group in self.param_groups:
             memory = group["line_search"]
-            shortened = self.initial_step.shortened(0.25, memory["initial_step"])
-            group["line_search"] = {**memory, "step_size": memory["step_size"] / 4, "initial_step": shortened}
+            initial_step = self.initial_step.update(memory["initial_step"], Worsened(0.25))
+            group["line_search"] = {**memory, "initial_step": initial_step}
         warnings.warn(
             f"The loss of the last {watched['steps']} steps, {watched['mean']:.4g} on average, is above the "
-            f"{watched['least']:.4g} that the run had reached. Steps of {taken:.1e} are too long for it now; those to "
-            "come are a quarter of that.",
+            f"{watched['least']:.4g} that the run had reached. Steps of {self.param_groups[0]['step_size']:.1e} are "
+            "too long for it now; those to come are a quarter of that.",
             stacklevel=4,
         )
 
@@ -436,25 +442,25 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             group["line_search"] = {**group["line_search"], **entries}
 
-    def _shares(self) -> list[float]:
-        """Return which share of the step found each group takes; of whole steps the group of the largest `lr` all."""
-        shares = [float(group["lr"]) for group in self.param_groups]
+    def _fractions(self) -> list[float]:
+        """Return the fraction of the step found that each group takes; of whole steps the largest `lr` takes all."""
+        fractions = [float(group["lr"]) for group in self.param_groups]
         if not self.initial_step.whole_steps:
-            return shares
-        whole = max(shares, default=0.0)
+            return fractions
+        whole = max(fractions, default=0.0)
         if self.initial_step.settled(self.param_groups[0]["line_search"]["initial_step"]):
             whole = max([1.0, *(float(group.get("initial_lr", group["lr"])) for group in self.param_groups)])
-        return [share / whole for share in shares] if whole else shares
+        return [fraction / whole for fraction in fractions] if whole else fractions
 
-    def _searched_indices(self) -> list[int]:
+    def _groups_to_search(self) -> list[int]:
         layers = [group.get("layer", index) for index, group in enumerate(self.param_groups)]
-        return self.partition.searched(layers, self.param_groups[0]["line_search"]["counts"]["steps"])
+        return self.partition.groups_to_search(layers, self.param_groups[0]["line_search"]["counts"]["steps"])
 
-    def _move(self, indices: list[int], shares: list[float], left_out: Container[int] = ()) -> Move:
+    def _move(self, indices: list[int], fractions: list[float], left_out: Container[int] = ()) -> Move:
         """Gather the parameters of some groups that have a gradient, and create their state where there is none."""
-        move = Move([self.param_groups[i] for i in indices], [shares[i] for i in indices])
-        for group, share in zip(move.groups, move.shares):
-            whole = Kind(share, group["weight_decay"], shard_groups=())
+        move = Move([self.param_groups[i] for i in indices], [fractions[i] for i in indices])
+        for group, fraction in zip(move.groups, move.fractions):
+            whole = Kind(fraction, group["weight_decay"], shard_groups=())
             for parameter in group["params"]:
                 if parameter.grad is None or id(parameter) in left_out:
                     continue
@@ -470,34 +476,6 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 move.states.append({name: local(value) for name, value in state.items()} if sharded else state)
                 move.kinds.append(replace(whole, shard_groups=shard_groups(parameter)) if sharded else whole)
         return move
-
-
-def _warn_of_learning_rates(groups: list[dict[str, Any]]) -> None:
-    """Warn of an `lr` in the groups that is one of AdamW's rather than a share of the step."""
-    largest = max(float(group.get("initial_lr", group["lr"])) for group in groups)
-    if 0 < largest < _LEAST_SHARE:
-        warnings.warn(
-            f"lr={largest:.3g} in the parameter groups is not a learning rate here: it is the share of the step size "
-            "found that is taken, 1 for all of it, so this run will hardly move. Divide the lr of all groups by the "
-            "largest, which keeps their ratios; a schedule starts from 1.",
-            stacklevel=3,
-        )
-
-
-def _check_loss(loss: Any, has_gradients: bool) -> None:
-    """Raise `RuntimeError` for what a closure must not do, with what to do instead."""
-    instead = "closure() has to return the loss of the mini-batch, a scalar with its graph, and nothing else."
-    if has_gradients:
-        raise RuntimeError(
-            "closure() has called backward() itself, as torch.optim.LBFGS and Lightning want it. Here step() does: "
-            "leave zero_grad() and backward() out. " + instead
-        )
-    if not isinstance(loss, Tensor):
-        raise RuntimeError(f"closure() returned {loss!r}. {instead}")
-    if loss.dim():
-        raise RuntimeError(f"closure() returned a tensor of the shape {tuple(loss.shape)}, not a scalar. {instead}")
-    if not loss.requires_grad:
-        raise RuntimeError(f"closure() returned a loss without a graph. {instead} Leave out detach() and item().")
 
 
 def _not_finite(loss: Tensor | float, moves: list[Move]) -> Tensor:

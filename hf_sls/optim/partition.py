@@ -10,9 +10,9 @@ from ._validation import check_integer
 
 
 class Partition(Protocol):
-    """Picks the groups of a search. Each searched group keeps the step size found; the others take their own last."""
+    """Picks the groups of a search, which keep the step size found; the others take their own last one."""
 
-    def searched(self, layers: Sequence[int], step: int) -> list[int]:
+    def groups_to_search(self, layers: Sequence[int], step: int) -> list[int]:
         """Return the indices of the groups that the search of step number `step` (from 0) moves together.
 
         Args:
@@ -27,7 +27,7 @@ class Partition(Protocol):
 class Joint:
     """All groups move together, by one step size."""
 
-    def searched(self, layers: Sequence[int], step: int) -> list[int]:
+    def groups_to_search(self, layers: Sequence[int], step: int) -> list[int]:
         return list(range(len(layers)))
 
 
@@ -35,8 +35,8 @@ class Joint:
 class Cyclic:
     """One layer after the other, after some steps of all together (PLASLS, arXiv 2403.18506).
 
-    The layer `k mod L` is searched on step k after the joint steps, while the others wait, and then take their own last
-    step.
+    On step k after the joint steps layer `k mod L` is searched; the others stay where they are, and then take their own
+    last step.
 
     Args:
         joint_steps: number of steps, from the start, that search one step size for all layers; at least 0.
@@ -47,7 +47,7 @@ class Cyclic:
     def __post_init__(self) -> None:
         check_integer("joint_steps", self.joint_steps, low=0)
 
-    def searched(self, layers: Sequence[int], step: int) -> list[int]:
+    def groups_to_search(self, layers: Sequence[int], step: int) -> list[int]:
         if step < self.joint_steps:
             return list(range(len(layers)))
         order = sorted(set(layers))

@@ -17,7 +17,7 @@ from .sharding import ShardGroups, sum_over_shards
 Update: TypeAlias = Callable[[list[Tensor], list[State]], list[Tensor]]
 
 LONGEST_WITHOUT_COPY = 6.9e-3
-"""How far an element may move and come back by addition; its rounding stays below 1e-6 over a thousand trials."""
+"""How far an element may move and come back by addition: the rounding of a thousand trials stays below 1e-6."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Kind:
     """What the parameters of one part of a path have in common.
 
     Attributes:
-        lr: share of the step that is taken.
+        lr: fraction of the step to take.
         weight_decay: decoupled, times the step size.
         shard_groups: the process groups that hold the other shards; empty for whole parameters.
     """
@@ -50,10 +50,10 @@ class _Part:
 class Path:
     """The points `w - eta * u` for an update u, of which the parameters are one.
 
-    The parameters are moved in place, part by part, as a rule without a copy of them: a step back adds what the step
-    has subtracted, which gives w again to within the rounding of the step. Copies are kept where that rounding could
-    show or the update could be another by then: in half precision, for moves above `LONGEST_WITHOUT_COPY`, along
-    updates that depend on the gradient, and of parameters that are not to move in the end.
+    The parameters move in place, part by part, and mostly without a copy of them: a step back adds what the step has
+    subtracted, which gives w again to within the rounding of the step. A copy is kept where that rounding could show
+    (in half precision, and for moves above `LONGEST_WITHOUT_COPY`), where the update may have changed by then (it
+    depends on the gradient), and where `lr` is 0, so that the parameters have to end where they were.
 
     Args:
         direction: gives the updates, from gradients and states.
@@ -72,6 +72,7 @@ class Path:
         kinds: Sequence[Kind],
     ) -> None:
         self.step_size = 0.0
+        self.devices = {parameter.device for parameter in parameters}
         self._skip: Tensor | None = None
         self._update: Update = direction.applied if direction.searches_applied else direction.searched
         self._direction = direction
@@ -116,15 +117,15 @@ class Path:
     def last_slope(self) -> Tensor:
         """Return the slope `<g, u>` along the last update, that of the moments as they are; a 0-dim tensor.
 
-        Each part counts by the share of the step that it has taken. To be asked before `advance`. Parameters without a
-        step so far have no last update, and add nothing.
+        Each part counts by the fraction of the step that it took. Call it before `advance`. Parameters without a step
+        so far have no last update, and add nothing.
         """
         applied = self._direction.applied
         slopes = [p.kind.lr * dot(p.gradients, applied(p.gradients, p.states)) for p in self._parts]
         return self._sum_over_shards(slopes)
 
     def confirm(self, skipped: bool) -> None:
-        """Say whether `advance` was to skip, which has left the parameters at the start."""
+        """Learn whether `advance` has skipped the step, and so has left the parameters at the start."""
         self._skip = None
         if skipped:
             self.step_size = 0.0
@@ -152,7 +153,7 @@ class Path:
 
     @contextmanager
     def excursion(self) -> Iterator[None]:
-        """Go anywhere along the present update in the block; after it all is as before, to the bit."""
+        """Let the block move the parameters along the present update; afterwards all is as before, to the bit."""
         step_size, parts = self.step_size, [replace(part) for part in self._parts]
         here = [[parameter.clone() for parameter in part.parameters] for part in parts]
         try:
@@ -166,17 +167,17 @@ class Path:
         """Go to `w - lr * step_size * (u + weight_decay * w)`, where the path ends."""
         to_decay = []
         for part in self._parts:
-            share = part.kind.lr * self.step_size
-            decay = share * part.kind.weight_decay
-            if (share, decay) == (part.step_size, 0.0):
+            step_size = part.kind.lr * self.step_size
+            decay = step_size * part.kind.weight_decay
+            if (step_size, decay) == (part.step_size, 0.0):
                 continue
             update = self._update(part.gradients, part.states)
             if part.copies is not None:
                 torch._foreach_copy_(part.parameters, part.copies)
                 torch._foreach_mul_(part.parameters, 1 - decay)
-                torch._foreach_add_(part.parameters, update, alpha=-share)
+                torch._foreach_add_(part.parameters, update, alpha=-step_size)
             else:
-                self._shift(part, update, share / (1 - decay))
+                self._shift(part, update, step_size / (1 - decay))
                 to_decay.append((part.parameters, decay))
         self._parts = []
         for parameters, decay in to_decay:
@@ -197,7 +198,7 @@ class Path:
 
     @staticmethod
     def _shift(part: _Part, update: list[Tensor], step_size: float) -> None:
-        """Go straight to `step_size`; that is written down before the move, as an interrupt comes after it."""
+        """Go straight to `step_size`, and note it before the move, because an interrupt comes after it."""
         distance, part.step_size = part.step_size - step_size, step_size
         if distance:
             torch._foreach_add_(part.parameters, update, alpha=distance)
@@ -219,7 +220,7 @@ class Path:
 def _split(direction: Direction, parameter: Tensor, gradient: Tensor, state: State) -> Iterator[tuple[Any, ...]]:
     """Yield a large parameter in pieces, with its gradient and state, if the direction works element by element.
 
-    What a state has besides tensors of the parameter's shape, a step count, goes on in the first piece.
+    The first piece has the rest of the state, such as the step count; the others have copies of it.
     """
     if not direction.elementwise or len(pieces(parameter)) == 1:
         yield parameter, gradient, state

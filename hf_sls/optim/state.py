@@ -21,8 +21,8 @@ _EVENTS = ("steps", "searches", "accepted", "trials", "checks", "backtracks", "s
 def new_memory(rules: Rules, watch: Watch | None) -> Memory:
     """Return what a group remembers before the first step, under the key `line_search`."""
     return {
-        "step_size": rules.initial_step.first,
         "has_found_a_step": False,
+        "with_gradients": False,
         "counts": dict.fromkeys(_EVENTS, 0) | {"loss_decrease": 0.0, "slope": 0.0, "criterion_ratio": 0.0},
         "criterion": rules.criterion.new_memory(),
         "initial_step": rules.initial_step.new_memory(),

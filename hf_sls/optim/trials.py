@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from .backtracking import SearchResult
 from .criterion import Line
+from .events import SearchResult
 from .path import Path
 from .random_state import RandomState
 
@@ -33,6 +33,33 @@ class RecordedLoss(Protocol):
     def __call__(self) -> Tensor | float:
         """Return the loss at the present parameters."""
         ...
+
+
+@dataclass
+class Batch:
+    """What a step knows of its mini-batch.
+
+    Attributes:
+        closure: evaluates the loss again.
+        loss: the loss at the current parameters, whose gradients are in `.grad`.
+        gradient_scale: true gradient over `.grad`.
+        random_state: restored before every evaluation; `None` when the closure sees to that itself.
+        with_gradients: whether the closure has to be evaluated with gradients on; the first search finds out.
+        skip: 0-dim tensor, 1.0 where the loss or a gradient is not finite, else 0.0.
+    """
+
+    closure: Closure
+    loss: Tensor | float
+    gradient_scale: Tensor | float = 1.0
+    random_state: RandomState | None = None
+    with_gradients: bool = False
+    skip: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    @property
+    def rounding(self) -> float:
+        """The relative spacing of the floating-point numbers that the loss is one of."""
+        dtype = self.loss.dtype if isinstance(self.loss, Tensor) and self.loss.is_floating_point() else torch.float64
+        return torch.finfo(dtype).eps
 
 
 @dataclass(frozen=True)
@@ -68,31 +95,18 @@ class Trials:
     exception passes through; the global random state is always what it was on entry.
 
     Args:
-        closure: evaluates the loss.
+        batch: evaluates the loss.
         path: moves the parameters.
-        devices: of the parameters.
-        random_state: restored before every evaluation; `None` when the closure sees to that itself.
-        with_gradients: whether to evaluate with gradients on, for a loss that needs them.
     """
 
-    def __init__(
-        self,
-        closure: Closure,
-        path: Path,
-        devices: Iterable[torch.device],
-        random_state: RandomState | None,
-        with_gradients: bool = False,
-    ) -> None:
-        self._closure = closure
+    def __init__(self, batch: Batch, path: Path) -> None:
+        self.batch = batch
         self._path = path
-        self._devices = set(devices)
-        self._random_state = random_state
-        self.with_gradients = with_gradients
         self._taken = False
         self.tried: list[tuple[float, float]] = []
 
     def __enter__(self) -> Trials:
-        self._random_state_on_entry = RandomState.capture(self._devices)
+        self._random_state_on_entry = RandomState.capture(self._path.devices)
         return self
 
     def __exit__(
@@ -117,10 +131,10 @@ class Trials:
 
     def loss_here(self) -> float:
         """Return the loss where the parameters are."""
-        if self._random_state is not None:
-            self._random_state.restore()
-        with torch.set_grad_enabled(self.with_gradients):
-            loss = self._closure()
+        if self.batch.random_state is not None:
+            self.batch.random_state.restore()
+        with torch.set_grad_enabled(self.batch.with_gradients):
+            loss = self.batch.closure()
         return float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
 
     def take(self) -> None:

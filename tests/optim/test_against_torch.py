@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from hf_sls.optim import Adam, Budget, Direction, EveryStep, Gradient, LastStep, Line, LineSearchOptimizer
+from hf_sls.optim import Adam, Budget, Direction, Event, EveryStep, Gradient, LastStep, Line, LineSearchOptimizer
 
 from ..problems import Network
 
@@ -21,7 +21,7 @@ class AnyStep:
     def line(self, loss: float, slope: float, memory: dict[str, float]) -> Line:
         return Line(float("inf"), 1.0)
 
-    def accepted(self, loss: float, slope: float, accepted_loss: float, memory: dict[str, float]) -> dict[str, float]:
+    def update(self, memory: dict[str, float], event: Event) -> dict[str, float]:
         return memory
 
 

@@ -19,15 +19,20 @@ from hf_sls.optim import (
     Armijo,
     Backtracking,
     Budget,
+    Event,
     EveryStep,
     Gradient,
     Line,
     LineSearchOptimizer,
+    NextSlope,
     NonMonotone,
+    NotSearched,
+    Searched,
     SearchResult,
     Smoothed,
     Watch,
     Wolfe,
+    Worsened,
     create_optimizer,
 )
 
@@ -48,17 +53,18 @@ def quadratic(curvature: float) -> tuple[torch.Tensor, Any]:
 
 @pytest.mark.parametrize("cadence", [EveryStep(), Budget(credit=0.5, rate=1e-9)], ids=["searched", "not searched"])
 @pytest.mark.parametrize("lr", [0.0, 0.3, 1.0])
-def test_lr_is_the_share_of_the_step_found_that_is_taken(lr: float, cadence: Any) -> None:
+def test_lr_is_the_fraction_of_the_step_found_that_is_taken(lr: float, cadence: Any) -> None:
     w, closure = quadratic(2.0)
     optimizer = LineSearchOptimizer([w], direction=Gradient(), cadence=cadence, weight_decay=0.1, lr=lr)
     for _ in range(4):
         before = w.detach().clone()
         optimizer.step(closure)
         (group,) = optimizer.param_groups
-        taken = lr * group["line_search"]["step_size"]
+        found = group["line_search"]["initial_step"]["step_size"]
+        taken = lr * found
         assert group["step_size"] == optimizer.last_report.step_size == taken
         torch.testing.assert_close(w.detach(), before - taken * (2.0 * before + 0.1 * before), rtol=1e-12, atol=0)
-    assert group["line_search"]["step_size"] == pytest.approx(0.1 * 2 ** (3 / 500) if cadence == EveryStep() else 0.1)
+    assert found == pytest.approx(0.1 * 2 ** (3 / 500) if cadence == EveryStep() else 0.1)
 
 
 @pytest.mark.parametrize("lrs", [(1.0, 0.0), (0.5, 2.0)])
@@ -217,9 +223,9 @@ def test_budget_bounds_the_trials_at_every_step(credit: float, rate: float) -> N
         assert cadence.due(memory) == (trials < allowed)
         if cadence.due(memory):
             trials += 3
-            memory = cadence.searched(SearchResult(0.1, 1.0, 3, "accepted"), memory)
+            memory = cadence.update(memory, Searched(2.0, 1.0, SearchResult(0.1, 1.0, 3, "accepted")))
         else:
-            memory = cadence.skipped(memory)
+            memory = cadence.update(memory, NotSearched())
         assert trials < allowed + 3
     assert trials >= credit + rate * 200 - 3
 
@@ -246,22 +252,26 @@ def test_the_bracket_of_a_quadratic_is_at_its_minimum(curvature: float, growth: 
     steps = []
     while not rule.settled(memory):
         if steps:
-            memory = rule.judged(slope * (1 - curvature * steps[-1]), memory)
-        steps.append(rule.start(rule.propose(1.0, memory), 12.5 * curvature, slope, memory))
-        memory = rule.searched(12.5 * curvature, slope, SearchResult(steps[-1], 0.0, 1, "accepted"), memory)
+            memory = rule.update(memory, NextSlope(slope * (1 - curvature * steps[-1])))
+        steps.append(rule.start(memory, 12.5 * curvature, slope))
+        memory = rule.update(memory, searched(steps[-1], 1))
     assert steps[0] == pytest.approx(0.03 * 0.5 / curvature)
     assert growth**-0.3 <= memory["step_size"] * curvature <= growth**0.1
-    assert rule.unsearched(0.0, memory) == memory["step_size"]
+    assert rule.update(memory, NotSearched()) == memory
+
+
+def searched(step_size: float, trials: int) -> Searched:
+    """Return a search that has accepted its last trial."""
+    return Searched(2.0, 5.0, SearchResult(step_size, 1.0, trials, "accepted"))
 
 
 def test_each_refusal_halves_the_exponent_of_growth_and_a_rejected_step_is_halved_at_most() -> None:
     """The docstring's recursion, written out."""
-    rule = Wolfe(first=1.0, growth=1.3, refusals=4)
+    rule = Wolfe(init_step_size=1.0, growth=1.3, refusals=4)
     memory = rule.new_memory()
-    first = rule.start(1.0, 2.0, 5.0, memory)
+    first = rule.start(memory, 2.0, 5.0)
     assert first == pytest.approx(0.03 * 2.0 / 5.0)
-    accepted = SearchResult(first, 1.0, 1, "accepted")
-    memory = rule.searched(2.0, 5.0, accepted, memory)
+    memory = rule.update(memory, searched(first, 1))
     expected = first
     answers = (
         (1.0, 1.3),  # averages of 0.5,
@@ -272,26 +282,26 @@ def test_each_refusal_halves_the_exponent_of_growth_and_a_rejected_step_is_halve
         (3.0, 1.3**0.25),  # and 1.5
     )
     for next_slope, factor in answers:
-        memory = rule.judged(next_slope, memory)
+        memory = rule.update(memory, NextSlope(next_slope))
         expected *= factor
-        assert rule.propose(0.0, memory) == pytest.approx(expected)
-        memory = rule.searched(2.0, 5.0, SearchResult(expected, 1.0, 1, "accepted"), memory)
+        assert rule.start(memory, 2.0, 5.0) == pytest.approx(expected)
+        memory = rule.update(memory, searched(expected, 1))
     assert memory["refusals"] == 2
-    mild = rule.searched(2.0, 5.0, SearchResult(0.7 * expected, 1.0, 2, "accepted"), memory)
+    mild = rule.update(memory, searched(0.7 * expected, 2))
     assert (mild["step_size"], mild["refusals"]) == (pytest.approx(0.7 * expected), 3)
-    severe = rule.searched(2.0, 5.0, SearchResult(0.01 * expected, 1.0, 3, "accepted"), memory)
+    severe = rule.update(memory, searched(0.01 * expected, 3))
     assert (severe["step_size"], severe["refusals"]) == (pytest.approx(0.5 * expected), 3)
-    assert rule.judged(1.0, severe) == rule.judged(-1.0, severe) == severe
+    assert rule.update(severe, NextSlope(1.0)) == rule.update(severe, NextSlope(-1.0)) == severe
     in_a_row = severe
     for count in range(2, 11):
-        in_a_row = rule.searched(2.0, 5.0, SearchResult(0.01 * expected, 1.0, 3, "accepted"), in_a_row)
-        assert in_a_row == {**severe, "searches": severe["searches"] + count - 1, "rejected": count}
-    eleventh = rule.searched(2.0, 5.0, SearchResult(0.01 * expected, 1.0, 3, "accepted"), in_a_row)
+        in_a_row = rule.update(in_a_row, searched(0.01 * expected, 3))
+        assert in_a_row == {**severe, "searches": severe["searches"] + count - 1, "rejected_in_a_row": count}
+    eleventh = rule.update(in_a_row, searched(0.01 * expected, 3))
     assert (eleventh["step_size"], eleventh["refusals"]) == (pytest.approx(0.25 * expected), 4)
     assert not rule.settled(eleventh)
-    passed = rule.searched(2.0, 5.0, SearchResult(0.25 * expected, 1.0, 1, "accepted"), eleventh)
+    passed = rule.update(eleventh, searched(0.25 * expected, 1))
     assert rule.settled(passed)
-    assert rule.unsearched(0.0, rule.shortened(0.25, passed)) == pytest.approx(0.0625 * expected)
+    assert rule.update(passed, Worsened(0.25))["step_size"] == pytest.approx(0.0625 * expected)
 
 
 def test_the_slope_of_the_next_batch_is_that_of_its_gradient_along_the_last_update() -> None:
@@ -299,9 +309,10 @@ def test_the_slope_of_the_next_batch_is_that_of_its_gradient_along_the_last_upda
     model, heard = Network(), []
 
     class Listening(Wolfe):
-        def judged(self, next_slope: float, memory: dict[str, float]) -> dict[str, float]:
-            heard.append(next_slope)
-            return super().judged(next_slope, memory)
+        def update(self, memory: dict[str, float], event: Event) -> dict[str, float]:
+            if isinstance(event, NextSlope):
+                heard.append(event.slope)
+            return super().update(memory, event)
 
     optimizer = LineSearchOptimizer(model.parameters(), direction=Adam(), initial_step=Listening())
     expected, updates = [], None
@@ -316,7 +327,7 @@ def test_the_slope_of_the_next_batch_is_that_of_its_gradient_along_the_last_upda
     assert heard == pytest.approx(expected, rel=1e-6)
 
 
-def test_steps_are_whole_until_the_step_size_is_settled_and_a_share_of_it_after() -> None:
+def test_steps_are_whole_until_the_step_size_is_settled_and_a_fraction_of_it_after() -> None:
     """Whatever a schedule asks for; what one group takes of the other's step stays."""
     w, v = torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor([3.0], requires_grad=True)
     optimizer = create_optimizer("adam_sls", [{"params": [w], "lr": 0.2}, {"params": [v], "lr": 0.1}])
@@ -326,9 +337,12 @@ def test_steps_are_whole_until_the_step_size_is_settled_and_a_share_of_it_after(
         noise = torch.randn(3, generator=generator)
         due = optimizer.search_due
         optimizer.step(lambda noise=noise: (w - noise[:2]).square().sum() + (v - noise[2]).square().sum())
-        found = optimizer.param_groups[0]["line_search"]["step_size"]
-        shares = [group["step_size"] / found for group in optimizer.param_groups]
-        assert shares == pytest.approx([1.0, 0.5] if due else [0.2, 0.1])
+        taken = [group["step_size"] for group in optimizer.param_groups]
+        found = optimizer.param_groups[0]["line_search"]["initial_step"]["step_size"]
+        if due:
+            assert taken[1] == pytest.approx(0.5 * taken[0])
+        else:
+            assert taken == pytest.approx([0.2 * found, 0.1 * found])
         settled.append(not due)
     assert settled == sorted(settled)
     assert settled[-1]
@@ -511,7 +525,7 @@ def test_a_run_that_gets_worse_says_so_and_takes_shorter_steps() -> None:
 
     steps(64, 0.0)
     assert not optimizer.search_due
-    before = optimizer.param_groups[0]["line_search"]["step_size"]
+    before = optimizer.param_groups[0]["line_search"]["initial_step"]["step_size"]
     with pytest.warns(UserWarning, match=r"loss of the last 32 steps.*is above the .* are a quarter of that"):
         steps(32, 40.0)
     for level in (0.0, 40.0, 0.0, 40.0):
@@ -529,7 +543,7 @@ def test_losses_that_are_never_finite_are_told_of() -> None:
         optimizer.step(lambda: (w * float("nan")).sum())
 
 
-def test_the_next_batch_counts_each_group_by_the_share_of_the_step_that_it_has_taken() -> None:
+def test_the_next_batch_counts_each_group_by_the_fraction_of_the_step_that_it_took() -> None:
     """A group that does not move says nothing of the step: the step sizes are those of the other group alone."""
 
     def step_sizes(groups: list[dict[str, object]], w: torch.Tensor, v: torch.Tensor) -> list[float]:
@@ -557,7 +571,7 @@ def test_a_direction_that_forgets_its_last_update_is_refused() -> None:
 def test_a_start_far_above_the_last_step_is_as_exact_as_any(last: float) -> None:
     """Extrapolating from a step that single precision can hardly resolve would move along rounding errors."""
     model = Network(dtype=torch.float32)
-    optimizer = published("ponos", model.parameters(), polyak_share=10.0)
+    optimizer = published("ponos", model.parameters(), c_p=10.0)
     optimizer.param_groups[0]["step_size"] = last
     before = snapshot(model)
     optimizer.step(next(model.closures(1)))

@@ -24,7 +24,7 @@ def salsa(params: object) -> LineSearchOptimizer:
         params,
         direction=Adam(search="gradient"),
         criterion=Smoothed(),
-        initial_step=LastStep(first=1.0, growth=1.1),
+        initial_step=LastStep(init_step_size=1.0, growth=1.1),
         backtracking=Backtracking(shrink=0.8),
         cadence=Adaptive(),
     )

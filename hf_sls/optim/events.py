@@ -1,0 +1,88 @@
+"""What a step tells the rules of an optimizer, which learn from it by `update(memory, event)`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Outcome = Literal["accepted", "exhausted", "unresolvable"]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """How a search ended: its last step size, the loss of the last trial (NaN if none), and how many it has judged."""
+
+    step_size: float
+    loss: float
+    trials: int
+    outcome: Outcome
+
+    @property
+    def backtracks(self) -> int:
+        """The number of rejected trials."""
+        return self.trials - (self.outcome == "accepted")
+
+
+@dataclass(frozen=True)
+class Searched:
+    """These parameters were searched.
+
+    Attributes:
+        loss: the loss before the step, `f(w)`.
+        slope: `s = -<g, p>`.
+        result: how the search ended.
+    """
+
+    loss: float
+    slope: float
+    result: SearchResult
+
+    @property
+    def trials(self) -> int:
+        """The number of forward passes that it took."""
+        return self.result.trials
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it found a step."""
+        return self.result.outcome == "accepted"
+
+
+@dataclass(frozen=True)
+class SearchedElsewhere:
+    """Other parameters were searched.
+
+    Attributes:
+        trials: the number of forward passes that it took.
+        accepted: whether it found a step.
+    """
+
+    trials: int
+    accepted: bool
+
+
+@dataclass(frozen=True)
+class NotSearched:
+    """No parameters were searched: no search was due, or it had no finite gradient to start from."""
+
+
+@dataclass(frozen=True)
+class NextSlope:
+    """The next mini-batch has seen the last step.
+
+    Attributes:
+        slope: `<g_{k+1}, u_k>`, its gradient at the point that the step led to, along the update of that step. Above 0
+            the loss of this batch still falls along it.
+    """
+
+    slope: float
+
+
+@dataclass(frozen=True)
+class Worsened:
+    """The run got worse, and the step size is multiplied by `factor`, below 1."""
+
+    factor: float
+
+
+Event: TypeAlias = Searched | SearchedElsewhere | NotSearched | NextSlope | Worsened
