@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
+from typing_extensions import final
 
 from ._tensors import HALF, chunks, quotients
 from ._validation import check_choice, check_range
@@ -27,9 +28,11 @@ State = dict[str, Any]
 class Direction:
     """What a step moves along. A frozen rule; its moments live in the optimizer's per-parameter state.
 
-    A direction of your own defines `new_state`, `accumulate` and `applied`, and `searched` if it searches along another
-    update than it applies. All lists are of the same length, one item for each parameter with a gradient; for an
-    `elementwise` direction an item may be a piece of a parameter, with that piece of its gradient and state.
+    A direction of your own derives from this class and defines `new_state`, `accumulate` and `applied`; if it searches
+    along another update than it applies, also `searched` and `searches_applied`. `Gradient`, `Adam` and `Adagrad` are
+    final: their kernels are right for their own formula only. All lists have one item for each parameter with a
+    gradient; for an `elementwise` direction an item may be a piece of a parameter, with that piece of its gradient and
+    state.
     """
 
     searches_applied: bool = True
@@ -39,21 +42,15 @@ class Direction:
     """Whether each element's update depends on that element alone, so that a large parameter can come in pieces."""
 
     of_moments_alone: bool = False
-    """Whether `applied` depends on the moments alone, so that the last update can be had again before the next one."""
+    """Whether `applied` depends on the moments alone, so that it returns the last update until `accumulate`."""
 
     largest_update: float = inf
     """What no element of `applied` exceeds, if `applied` depends on the moments alone."""
 
     def __init_subclass__(cls) -> None:
-        """What a class says of its updates holds for that class only, and a kernel for its own formula only."""
-        own = vars(cls).keys()
-        for name in ("elementwise", "largest_update"):
-            if name not in own:
-                setattr(cls, name, getattr(Direction, name))
-        if own & {"accumulate", "applied"} and "advance" not in own:
-            cls.advance = Direction.advance  # type: ignore[method-assign]
-        if "searched" in own and "searches_applied" not in own:
-            cls.searches_applied = False
+        for base in cls.__bases__:
+            if getattr(base, "__final__", False):
+                raise TypeError(f"{cls.__name__} derives from {base.__name__}, which is final. Derive from Direction.")
 
     def new_state(self, parameter: Tensor) -> State:
         """Return the moments of one parameter before its first step."""
@@ -67,7 +64,7 @@ class Direction:
         raise NotImplementedError
 
     def searched(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
-        """Return the update that the search tries (p in the papers), after `accumulate`."""
+        """Return the update that the search moves along (p in the papers), after `accumulate`."""
         return self.applied(gradients, states)
 
     def steepest(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
@@ -114,7 +111,7 @@ def _has_fused_kernel(optimizer: str, device: torch.device, dtype: torch.dtype) 
 
 
 def _can_fuse(optimizer: str, parameters: list[Tensor], *others: list[Tensor]) -> bool:
-    """Whether torch has a kernel for the parameters, and all tensors are laid out alike, which it takes for granted."""
+    """Whether torch has a kernel for the parameters, and all tensors are laid out alike, as it requires."""
     kinds = {(parameter.device, parameter.dtype) for parameter in parameters}
     alike = all(map(Tensor.is_contiguous, chain(parameters, *others))) or all(
         x.stride() == p.stride() for tensors in others for x, p in zip(tensors, parameters)
@@ -122,6 +119,7 @@ def _can_fuse(optimizer: str, parameters: list[Tensor], *others: list[Tensor]) -
     return alike and all(_has_fused_kernel(optimizer, *kind) for kind in kinds)
 
 
+@final
 @dataclass(frozen=True)
 class Gradient(Direction):
     """The gradient itself: `d = p = -g`, slope `||g||^2` (SLS, Vaswani et al. 2019, arXiv 1905.09997)."""
@@ -157,6 +155,7 @@ class Gradient(Direction):
         )
 
 
+@final
 @dataclass(frozen=True)
 class Adam(Direction):
     """Adam's preconditioned momentum: `d = -m^ / (sqrt(v^) + eps)`, with the moments of `torch.optim.Adam`.
@@ -267,6 +266,7 @@ class Adam(Direction):
         )
 
 
+@final
 @dataclass(frozen=True)
 class Adagrad(Direction):
     """Adagrad's preconditioned gradient: `d = p = -g / (sqrt(sum g^2) + eps)` (Duchi et al. 2011).
@@ -302,6 +302,6 @@ class Adagrad(Direction):
 
 
 def _bias_correction(beta: float, states: list[State]) -> Tensor:
-    """Return `1 - beta^k` for the step k of each state, at least 1, on its device, so that nobody waits for it."""
+    """Return `1 - beta^k` for the step k of each state, at least 1, without waiting for the device."""
     steps = torch.stack([state["step"] for state in states]).clamp(min=1)
     return 1 - beta ** (steps if steps.device.type == "mps" else steps.double())

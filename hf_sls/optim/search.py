@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from math import isfinite, nan
+from math import inf, isfinite, nan
 from typing import Any, Literal
 
 from torch import Tensor
@@ -100,6 +100,9 @@ class Move:
             group.update(step_size=fraction * step_size, line_search=memory)
 
 
+_NO_LINE = Line(nan, 0.0)
+
+
 @dataclass(frozen=True)
 class _Start:
     """Where a search starts.
@@ -107,16 +110,20 @@ class _Start:
     Attributes:
         loss: `f(w)`.
         slope: `s = -<g, p>`.
-        line: of acceptance; `None` where the gradient is not finite, of a rate of 0 where there is no slope.
-        initial_step: the memory of the initial step, after the next batch has seen the last step.
-        is_applied: whether the step will be taken along the update that is searched.
+        line: of acceptance.
+        step_size: the first one to try.
+        initial_step: the memory of that rule, after the next batch has seen the last step.
+        is_applied: whether the step is taken along the update that is searched.
+        outcome: why there is nothing to search, or `None`.
     """
 
     loss: float
     slope: float
-    line: Line | None = None
+    line: Line = _NO_LINE
+    step_size: float = 0.0
     initial_step: dict[str, float] = field(default_factory=dict)
     is_applied: bool = False
+    outcome: StepOutcome | None = None
 
 
 def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = None) -> SearchReport:
@@ -131,20 +138,14 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
     if not move.parameters:
         return _cannot_search("no_slope", rules, move)
     path = Path(rules.direction, move.parameters, move.gradients, move.states, move.kinds)
-    is_first = not move.memory["counts"]["searches"]
     with Trials(batch, path) as trials:
-        checks = check_replay(trials) if is_first else 0
+        checks = check_replay(trials) if not move.memory["counts"]["searches"] else 0
         start = _start(rules, move, batch, path)
-        if start.line is None or not start.line.rate > 0:
-            outcome: StepOutcome = "no_slope" if start.line is not None else "non_finite"
-            return _cannot_search(outcome, rules, move, start.loss, start.slope, checks)
+        if start.outcome is not None:
+            return _cannot_search(start.outcome, rules, move, start.loss, start.slope, checks)
+        resolution = 0.0 if getattr(rules.criterion, "tolerance", 0.0) else batch.rounding * abs(start.loss)
         result = rules.backtracking.search(
-            phi=trials.loss_at,
-            line=start.line,
-            loss=start.loss,
-            slope=start.slope,
-            step_size=rules.initial_step.start(start.initial_step, start.loss, start.slope),
-            resolution=0.0 if getattr(rules.criterion, "tolerance", 0.0) else batch.rounding * abs(start.loss),
+            trials.loss_at, start.line, start.loss, start.slope, start.step_size, resolution
         )
         if observer is not None:
             step, tried = move.memory["counts"]["steps"] + 1, list(trials.tried)
@@ -156,7 +157,7 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
             if not start.is_applied:
                 path.follow(rules.direction.applied, result.step_size)
             trials.take()
-    return _learn(rules, move, start, start.line, result, checks)
+    return _learn(rules, move, start, result, checks)
 
 
 def _start(rules: Rules, move: Move, batch: Batch, path: Path) -> _Start:
@@ -164,20 +165,23 @@ def _start(rules: Rules, move: Move, batch: Batch, path: Path) -> _Start:
     rule, memory = rules.initial_step, move.memory["initial_step"]
     has_last_step = move.memory["has_found_a_step"] and any(group["step_size"] for group in move.groups)
     hears_next = rule.needs_next_slope and has_last_step
-    ahead = min(rule.start(memory), path.longest_without_copy or rule.start(memory))
     last_slope = path.last_slope() * batch.gradient_scale if hears_next else nan
+    ahead = min(rule.start(memory), path.longest_without_copy or inf)
     slope_ahead = path.advance(ahead, batch.skip) * batch.gradient_scale
     loss, slope, skipped, next_slope = to_floats(batch.loss, slope_ahead, batch.skip, last_slope)
     path.confirm(bool(skipped))
     if skipped or not isfinite(slope):
-        return _Start(loss, slope)
+        return _Start(loss, slope, outcome="non_finite")
     if hears_next:
         memory = rule.update(memory, NextSlope(next_slope))
     line = rules.criterion.line(loss, slope, move.memory["criterion"])
-    if line.rate > 0:
-        return _Start(loss, slope, line, memory, is_applied=rules.direction.searches_applied)
-    (slope,) = to_floats(path.follow(rules.direction.steepest, ahead) * batch.gradient_scale)
-    return _Start(loss, slope, rules.criterion.line(loss, slope, move.memory["criterion"]), memory)
+    is_applied = rules.direction.searches_applied and line.rate > 0
+    if not line.rate > 0:
+        (slope,) = to_floats(path.follow(rules.direction.steepest, ahead) * batch.gradient_scale)
+        line = rules.criterion.line(loss, slope, move.memory["criterion"])
+    if not line.rate > 0:
+        return _Start(loss, slope, outcome="no_slope")
+    return _Start(loss, slope, line, rule.start(memory, loss, slope), memory, is_applied)
 
 
 def _cannot_search(
@@ -189,7 +193,7 @@ def _cannot_search(
     return SearchReport(outcome, 0.0, loss=loss, slope=slope, checks=checks)
 
 
-def _learn(rules: Rules, move: Move, start: _Start, line: Line, result: SearchResult, checks: int) -> SearchReport:
+def _learn(rules: Rules, move: Move, start: _Start, result: SearchResult, checks: int) -> SearchReport:
     """Let every rule learn from the search, and report it."""
     event = Searched(start.loss, start.slope, result)
     memory = {
@@ -214,5 +218,5 @@ def _learn(rules: Rules, move: Move, start: _Start, line: Line, result: SearchRe
         report,
         loss_decrease=start.loss - result.loss,
         expected_decrease=result.step_size * start.slope,
-        criterion_ratio=line.ratio(result.step_size, result.loss),
+        criterion_ratio=start.line.ratio(result.step_size, result.loss),
     )

@@ -24,6 +24,7 @@ from hf_sls.optim import (
     Adaptive,
     Armijo,
     Cyclic,
+    Direction,
     Gradient,
     LineSearchOptimizer,
     RandomState,
@@ -603,8 +604,11 @@ def test_the_moments_of_another_direction_are_refused(saved: str, loaded: str) -
         MEMBERS[loaded](model.parameters()).load_state_dict(optimizer.state_dict())
 
 
-class ByShape(Gradient):
-    """A direction whose moments depend on the shape of the parameter."""
+class ByShape(Direction):
+    """The gradient, with moments that depend on the shape of the parameter."""
+
+    def applied(self, gradients: list[Tensor], states: list[Any]) -> list[Tensor]:
+        return gradients
 
     def new_state(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         return {f"of dimension {parameter.ndim}": torch.zeros(parameter.shape)}
