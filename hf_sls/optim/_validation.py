@@ -9,7 +9,7 @@ LARGEST = 1e12
 """What no step size or factor exceeds, so that products of them do not overflow."""
 
 SMALLEST = 1e-12
-"""What no share is below, so that products with it do not vanish."""
+"""What no fraction is below, so that products with it do not vanish."""
 
 
 def check_range(

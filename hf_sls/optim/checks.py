@@ -8,8 +8,9 @@
 | the loss, evaluated again at the same parameters | a warning |
 | the decrease of the loss, from what the slope of its gradient predicts | a warning |
 
-The last three look at the first search of a run. They cost one forward pass, and a second one where the first step is
-odd: it is to lower the loss by a few per cent, over which the loss of most models is straight.
+The first search of a run checks the last three. That costs one forward pass, and a second one where the first step is
+odd: it is to lower the loss by a few per cent, over which the loss of most models is straight. Searches number 100,
+1,000 and so on evaluate the loss again too, because a model or a batch may change in a run.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ _SAME = 2.0**-7
 
 _STRAIGHT = 0.05
 """Fraction of the loss up to which a decrease counts as straight."""
+
+_CHECKED = (0, *(10**power - 1 for power in range(2, 10)))
+"""The searches before those that evaluate the loss again."""
 
 _ALIKE = 1.5
 """By what factor curvature may change so small a decrease; on eight tasks it was 0.85 to 1.02."""
@@ -64,14 +68,18 @@ def check_loss(loss: Any, has_gradients: bool) -> None:
         raise RuntimeError(f"closure() returned a loss without a graph. {instead} Leave out detach() and item().")
 
 
-def check_replay(trials: Trials) -> int:
-    """Evaluate a finite loss again where it was evaluated, and see to it that a trial sees what the step saw.
+def check_replay(trials: Trials, searches: int) -> int:
+    """Evaluate the loss again where it was evaluated, and see to it that a trial sees what the step saw.
+
+    Args:
+        trials: at the start of the search.
+        searches: how many there were before.
 
     Returns:
-        How many evaluations it took: one, or two where the first one was not the loss.
+        How many evaluations it took: none if no check is due or the loss is not finite, one, or two if the first one
+        was not the loss.
     """
-    loss = float(trials.batch.loss)
-    if not isfinite(loss):
+    if searches not in _CHECKED or not isfinite(loss := float(trials.batch.loss)):
         return 0
     without_gradients = _without_gradients(trials)
     if without_gradients is not None and _same(without_gradients, loss):
@@ -83,7 +91,7 @@ def check_replay(trials: Trials) -> int:
     if without_gradients is not None:
         trials.batch.with_gradients, replayed = False, without_gradients
     warnings.warn(
-        f"The loss of the first batch is {loss:.6g}, and {replayed:.6g} when it is evaluated again with the same "
+        f"The loss of this batch is {loss:.6g}, and {replayed:.6g} when it is evaluated again with the same "
         "parameters. The line search compares the two, so it cannot work. Look for what changes from one "
         "evaluation to the next: random numbers from a generator of your own, state of the model or of the loss "
         "beside its buffers, a batch that is changed in place.",

@@ -29,10 +29,10 @@ class SearchSettings(TypedDict, total=False):
     Attributes:
         max_trials: the most step sizes tried in one search; 20.
         interpolate: whether to shrink a rejected step by interpolation (`Backtracking`); True.
-        lower_bound: the least value the loss can take; steps that no such loss can pass are not tried. 0, as of
-            cross-entropy; `-inf` for `AdamSLS` and `AMSGradSLS`.
-        search_rate: trials that a step may cost on average (`Budget`); `inf`, the cadence of the optimizer, but for
-            `SGDSLS`, `AdagradSLS` and `SGDSaLSa`, 0.09.
+        lower_bound: the least value the loss can take; a search tries no step that only a lower loss could pass. 0, as
+            for cross-entropy; `-inf` for `AdamSLS` and `AMSGradSLS`.
+        search_rate: trials that a step may cost on average (`Budget`). `inf` leaves the cadence to the optimizer; 0.09
+            for `SGDSLS`, `AdagradSLS` and `SGDSaLSa`.
         search_credit: trials allowed beyond `search_rate`, for the first searches; 10.
         weight_decay: decoupled weight decay, times the step size taken; 0.
     """
@@ -51,10 +51,10 @@ _SEARCH = SearchSettings(
 
 
 class _Named(LineSearchOptimizer):
-    """A composition whose rules are set by plain numbers, as `optim_args` has them."""
+    """A composition whose rules are set by plain numbers, as in `optim_args`."""
 
     search_defaults: ClassVar[SearchSettings] = {}
-    """Where the optimizer departs from the defaults of `SearchSettings`."""
+    """Where the defaults differ from those of `SearchSettings`."""
 
     def __init__(
         self,
@@ -132,13 +132,13 @@ class SGDSLS(_Named):
 
 
 class AdamSLS(_Named):
-    """Adam with a step size that the first batches find by both conditions of Wolfe (`Wolfe`), and that is held then.
+    """Adam with a step size that the first steps find by both conditions of Wolfe (`Wolfe`) and the others keep.
 
-    Each step is Adam's, `w - eta * m^ / (sqrt(v^) + eps)`. While eta is looked for, it is the largest tried one that
+    Each step is Adam's, `w - eta * m^ / (sqrt(v^) + eps)`. While the search goes on, eta is the largest tried one that
     satisfies the Armijo condition along the searched direction `p`, `f(w + eta p) <= f(w) - c * eta * <g, -p>`.
 
-    `wolfe=False` searches all the way, from a little above the last step, as ADAMSLS does (Kenneweg et al. 2023, arXiv
-    2403.18506); `create_optimizer("adam_sls", params, preset="published")` has all of its values.
+    `wolfe=False` searches every step of the run, each from a little above the last step, as ADAMSLS does (Kenneweg et
+    al. 2023, arXiv 2403.18506); `create_optimizer("adam_sls", params, preset="published")` has all of its values.
 
     Args:
         params: parameters, named parameters or parameter groups.
@@ -152,9 +152,9 @@ class AdamSLS(_Named):
         shrink: factor of a rejected step (beta), in (0, 1).
         growth: with `wolfe`, the factor from one step to the next before any refusal, above 1; else that from one
             search to the next (gamma^(1/n)), at least 1.
-        wolfe: whether to find the step size at the start of the run and hold it. A `Watch` shortens it where the run
-            gets worse. The criterion is then Armijo's with the rounding of bfloat16 as its tolerance, and `search_rate`
-            is not used.
+        wolfe: whether to find the step size at the start of the run and keep it. A `Watch` shortens it if the run gets
+            worse. The criterion is then Armijo's with the rounding of bfloat16 as its tolerance, and `search_rate`
+            has no effect.
         search: `SearchSettings`.
     """
 
@@ -191,7 +191,7 @@ class AdamSLS(_Named):
 class AMSGradSLS(AdamSLS):
     """AMSGrad with the line search of `AdamSLS`; with `wolfe=False` that of Vaswani et al. 2020, arXiv 2006.06835.
 
-    Arguments and step are those of `AdamSLS`, with the largest `v^` so far in place of the present one.
+    It takes the arguments and steps of `AdamSLS`, with the largest `v^` so far in place of the present one.
     """
 
     _amsgrad = True

@@ -72,8 +72,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         backtracking: how a rejected step shrinks.
         cadence: on which steps to search.
         partition: which groups one search moves.
-        watch: notices that the run gets worse; a warning says so, and the step size is divided by four. `None`: do not
-            look.
+        watch: notices that the run gets worse; a warning says so, and the step size is divided by four. `None` turns
+            it off.
         weight_decay: decoupled weight decay, times the step size taken; at least 0.
         lr: fraction of the step size found to take, at least 0; a learning-rate schedule multiplies it, so that a
             linear one lets the steps run out. The step size last taken, `lr * eta_k`, is `param_group["step_size"]`, 0
@@ -86,10 +86,10 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     """
 
     closure: RecordedLoss | None = None
-    """What the next `step()` without an argument takes, once: for a loop that is not one's own."""
+    """The closure of the next `step()` without an argument, used once: for a loop that calls `step()` itself."""
 
     observer: Observer | None = None
-    """Called with each `FinishedSearch` before its step is taken; what it evaluates leaves no trace."""
+    """Called with each `FinishedSearch` before its step is taken; its evaluations leave no trace."""
 
     last_search: SearchReport | None = None
     """What the last step with a search did, `None` before the first; reading it never waits for the device."""
@@ -116,9 +116,9 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         self.partition = partition if partition is not None else Joint()
         if self.initial_step.needs_next_slope and not self.direction.of_moments_alone:
             raise ValueError(
-                f"initial_step={self.initial_step!r} asks the next batch of the last update, which direction="
-                f"{self.direction!r} has forgotten by then: a direction whose update depends on the moments alone is "
-                "needed, as that of Adam."
+                f"initial_step={self.initial_step!r} needs the last update when the next batch comes, and direction="
+                f"{self.direction!r} has forgotten it by then. Use a direction whose update depends on the moments "
+                "alone, such as Adam."
             )
         self.watch = watch
         self._unwatched: list[Tensor | float] = []
@@ -128,7 +128,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group. It takes part in the searches; where there was a step before, the search starts anew with it."""
+        """Add a group, which takes part in the searches. If its parameters come late, the search starts anew."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
@@ -193,14 +193,14 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         return self._report
 
     def _read_skips(self) -> None:
-        """Count the steps without a search that were skipped; until here the device has kept the count."""
+        """Add the skipped steps without a search to the counts; the device has kept their number until now."""
         if self._skips is not None:
             skips, self._skips = int(self._skips), None
             self._add_to_counts(skipped_steps=skips)
 
     @property
     def search_due(self) -> bool:
-        """Whether the next step will search, and so evaluate the closure; each does until one has found a step."""
+        """Whether the next step will search, and so evaluate the closure; every step does until a search succeeds."""
         memories = [self.param_groups[i]["line_search"] for i in self._groups_to_search()]
         return not self._has_found_a_step or any(
             self.cadence.due(memory["cadence"]) and not self.initial_step.settled(memory["initial_step"])
@@ -212,7 +212,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """Totals since the first step, over resumed runs too.
 
         `steps`, `searches`, `accepted` (searches that found a step), `trials`, `checks` (forward passes that check loss
-        and gradient at first), `backtracks`, `skipped_steps` (those that moved nothing); and the sums over the accepted
+        and gradient), `backtracks`, `skipped_steps` (those that moved nothing); and the sums over the accepted
         searches of `loss_decrease`, `slope` and `criterion_ratio`.
         Reading them waits for the device.
         """
@@ -235,7 +235,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         return f"{type(self).__name__}({', '.join(f'{name}={rule}' for name, rule in vars(self.rules).items())})"
 
     def count_if_left_out(self) -> None:
-        """Count the step that `closure` was for as skipped, if nobody took it: the scaler of fp16 has left it out."""
+        """Count a step as skipped if `closure` is still here: the gradient scaler of fp16 has left the step out."""
         if self.closure is not None:
             self.closure = None
             self._add_to_counts(steps=1, skipped_steps=1)
@@ -250,19 +250,18 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """Take one step and return the loss before it.
 
         `step(closure)` clears the gradients, evaluates the closure once with gradients and runs backward itself; the
-        trials repeat the random state of that evaluation, so that dropout masks are the same. Where `torch.distributed`
-        runs several processes they are taken for replicas of one model: the loss is averaged over them, and each has
-        to make the step.
+        trials repeat the random state of that evaluation, so that dropout masks are the same. Several processes of
+        `torch.distributed` count as replicas of one model: the loss is averaged over them, and each has to call `step`.
 
-        `step(closure)` with a `hf_sls.LossClosure` is for after the caller's own backward, and so is `step(closure,
+        After a backward pass of your own, call `step(closure)` with a `hf_sls.LossClosure`, or `step(closure,
         loss=loss)`, which makes no collective call itself. The closure then has to restore the random state
         (`RandomState`) of the evaluation that gave `loss`, to put back the buffers of the model, and to average over
         replicas; `hf_sls.LossClosure` does all of that.
 
         Either way the random stream after the step is what it would be without the search. After a search without an
-        accepted trial, or an exception in the closure, the parameters are as before: to the bit where they are in half
-        precision, or the direction is the gradient, or the step was above 1e-3; else to the rounding of moving them by
-        that step and back, as no copy of them is made.
+        accepted trial, or an exception in the closure, the parameters are as before: to the bit in half precision,
+        along the gradient, and after a step above 1e-3; otherwise to the rounding of one move there and back, because
+        no copy of them is made.
 
         Args:
             closure: returns the loss of the current mini-batch, a scalar, and does not call backward. Trials call it
@@ -337,14 +336,14 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         return report if indices else replace(report, step_size=self.param_groups[0]["step_size"])
 
     def _late_parameters(self) -> set[int]:
-        """Return the ids of parameters that have their first gradient now, after a step size was found for others."""
+        """Return the ids of parameters that get their first gradient after a step size was found for others."""
         if not self._has_found_a_step or not any(self.state.values()):
             return set()
         parameters = (parameter for group in self.param_groups for parameter in group["params"])
         return {id(parameter) for parameter in parameters if parameter.grad is not None and not self.state[parameter]}
 
     def _start_anew(self) -> None:
-        """Forget the step size: it was found for other parameters, and may be far too long for those that join them."""
+        """Forget the step size: it was found without the parameters that join now, and may be far too long for them."""
         new = self._new_memory()
         names = ("criterion", "initial_step", "has_found_a_step")
         self._remember_in_all(**{name: new[name] for name in names})
@@ -371,7 +370,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         return bool(self.param_groups[0]["line_search"]["has_found_a_step"])
 
     def _count(self, report: SearchReport, batch: Batch) -> None:
-        """Keep the report, and add it to the counts; what a step without a search has done is read later."""
+        """Keep the report and add it to the counts; loss and skip of a step without a search are read later."""
         accepted, searched = report.outcome == "accepted", report.outcome != "not_searched"
         sums = ("loss_decrease", "slope", "criterion_ratio") if accepted else ()
         self._add_to_counts(
@@ -399,7 +398,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             group["line_search"] = {**group["line_search"], "counts": counts}
 
     def _watch(self, loss: Tensor | float) -> None:
-        """Let the watch see the loss of the step; it reads them a window at a time, and waits for the device then."""
+        """Show the loss of the step to the watch, a window at a time, because reading waits for the device."""
         if self.watch is None:
             return
         self._unwatched.append(loss.detach().clone() if isinstance(loss, Tensor) else loss)
@@ -427,7 +426,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         )
 
     def _read_losses(self) -> None:
-        """Let the watch see the losses that the device has kept until here."""
+        """Show the watch the losses that the device has kept until now."""
         if self.watch is not None and self._unwatched:
             losses, self._unwatched = to_floats(*self._unwatched), []
             if len(losses) >= self.watch.window and not any(map(isfinite, losses)):
@@ -479,7 +478,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
 
 def _not_finite(loss: Tensor | float, moves: list[Move]) -> Tensor:
-    """Return 1.0 where the loss or a gradient is NaN or infinite, else 0.0; a 0-dim tensor, read by nobody yet."""
+    """Return 1.0 if the loss or a gradient is NaN or infinite, else 0.0; a 0-dim tensor that nobody has read yet."""
     gradients = [gradient for move in moves for gradient in move.gradients]
     probe = square_sum(gradients)
     probe = probe + torch.as_tensor(loss, dtype=probe.dtype, device=probe.device)

@@ -1,4 +1,4 @@
-"""The values that were published, by name, where they are not our defaults: `preset="published"`, `"authors_code"`."""
+"""The published values of each optimizer, by name: `preset="published"` and `preset="authors_code"`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _DOUBLED_IN_500 = 2 ** (1 / 500)
 """gamma = 2 and n = 500 of the authors' code: the first step of a search doubles in 500 steps without a rejection."""
 
 _SEARCH: dict[str, Any] = {"max_trials": 100, "interpolate": False, "lower_bound": -inf, "search_rate": inf}
-"""Every step is multiplied by beta until it is accepted, at most a hundred times (arXiv 1905.09997, algorithm 1)."""
+"""A rejected step is multiplied by beta until one is accepted, at most a hundred times (arXiv 1905.09997, alg. 1)."""
 
 _SLS: dict[str, Any] = {**_SEARCH, "init_step_size": 0.1, "c": 0.1, "shrink": 0.9, "growth": _DOUBLED_IN_500}
 """Vaswani et al. 2019, arXiv 1905.09997, with the first step of arXiv 2403.18506."""

@@ -35,7 +35,7 @@ class SearchReport:
             zero or missing), `"non_finite"` (loss or gradient is NaN or infinite).
         step_size: the step size taken, 0 where no step was.
         trials: forward passes of the search, beyond the one that gave the gradient.
-        checks: forward passes that check loss and gradient, in the first searches only.
+        checks: forward passes that check loss and gradient, mostly of the first search.
         backtracks: rejected trials.
         loss: the loss before the step, `f(w)`.
         loss_decrease: `f(w) - f(w + eta p)` at the accepted trial; NaN where there is none.
@@ -139,7 +139,7 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
         return _cannot_search("no_slope", rules, move)
     path = Path(rules.direction, move.parameters, move.gradients, move.states, move.kinds)
     with Trials(batch, path) as trials:
-        checks = check_replay(trials) if not move.memory["counts"]["searches"] else 0
+        checks = check_replay(trials, move.memory["counts"]["searches"])
         start = _start(rules, move, batch, path)
         if start.outcome is not None:
             return _cannot_search(start.outcome, rules, move, start.loss, start.slope, checks)

@@ -1,4 +1,4 @@
-"""What an optimizer remembers in its groups, and whether a state dict is one of it."""
+"""What an optimizer remembers in its groups, and whether a state dict fits it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .watch import Watch
 
 _OWN_KEYS = ("lr", "weight_decay", "step_size", "line_search")
 _EVENTS = ("steps", "searches", "accepted", "trials", "checks", "backtracks", "skipped_steps")
-"""What is counted; the sums beside it may be negative, as a loss may rise within the tolerance of a criterion."""
+"""What is counted. The sums beside the counts may be negative: a loss may rise within the tolerance of a criterion."""
 
 
 def new_memory(rules: Rules, watch: Watch | None) -> Memory:
@@ -32,15 +32,15 @@ def new_memory(rules: Rules, watch: Watch | None) -> Memory:
 
 
 def checked_groups(state_dict: Any, optimizer: Any, expected: Memory) -> list[dict[str, Any]]:
-    """Return the groups of a state dict, completed, once it is known to be one of `optimizer`.
+    """Check that a state dict fits `optimizer`, and return its groups, completed.
 
     Args:
-        state_dict: what is to be loaded.
-        optimizer: the line-search optimizer that it is for.
+        state_dict: what to load.
+        optimizer: the line-search optimizer to load it into.
         expected: the memory of a new one.
 
     Raises:
-        ValueError: it is of another optimizer, of other parameters, or holds a number that no run leaves.
+        ValueError: it is of another optimizer, of other parameters, or has a number that no run can have left.
     """
 
     def refuse(reason: str) -> ValueError:
@@ -67,7 +67,7 @@ def checked_groups(state_dict: Any, optimizer: Any, expected: Memory) -> list[di
 
 
 def _check_moments(state_dict: dict[str, Any], groups: list[dict[str, Any]], optimizer: Any, refuse: Any) -> None:
-    """Raise the error that `refuse` makes, where a moment is not one of the parameter that it would be loaded for."""
+    """Raise the error that `refuse` makes if a moment does not fit its parameter."""
     if [len(group["params"]) for group in groups] != [len(group["params"]) for group in optimizer.param_groups]:
         return  # torch says so
     new = [[_new_moments(optimizer, parameter) for parameter in group["params"]] for group in optimizer.param_groups]
@@ -111,7 +111,7 @@ def _numbers(memory: Memory) -> Iterator[tuple[str, float]]:
 
 
 def _completed(group: dict[str, Any], counts: dict[str, float]) -> dict[str, Any]:
-    """Return a saved group with what was not kept: counts of a later version, and memories that are empty.
+    """Return a saved group with what it lacks: counts of a later version, and empty memories.
 
     torch.distributed.checkpoint drops an empty dict.
     """

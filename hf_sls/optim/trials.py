@@ -1,4 +1,4 @@
-"""Looking at the loss along a search direction, and leaving no trace."""
+"""The loss along a search direction, evaluated without a trace."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Closure: TypeAlias = Callable[[], Tensor | float]
 
 @runtime_checkable
 class RecordedLoss(Protocol):
-    """A closure whose loss was evaluated before, with its gradients in `.grad`: `hf_sls.LossClosure` is one."""
+    """A closure whose loss was already evaluated, with its gradients in `.grad`, such as `hf_sls.LossClosure`."""
 
     gradient_scale: Tensor | float
     """True gradient over `.grad`, above 1 when the gradient was clipped; it scales the slope back."""
@@ -64,7 +64,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class FinishedSearch:
-    """A search whose step is not taken yet, for a look around.
+    """A search whose step is not taken yet, for an observer.
 
     Attributes:
         step: number of the optimizer step, from 1.
@@ -126,7 +126,7 @@ class Trials:
         return loss
 
     def go_to(self, step_size: float) -> None:
-        """Go to `w - step_size * u` without a look."""
+        """Go to `w - step_size * u` without evaluating the loss."""
         self._path.go_to(step_size)
 
     def loss_here(self) -> float:
@@ -138,6 +138,6 @@ class Trials:
         return float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
 
     def take(self) -> None:
-        """Keep the present step."""
+        """Take the present step."""
         self._path.take()
         self._taken = True

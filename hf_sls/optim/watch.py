@@ -1,4 +1,4 @@
-"""Whether a run gets worse, by the training losses of its steps."""
+"""Whether the training losses of a run get worse."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Memory = dict[str, float]
 class Watch:
     """Compare the average loss of the last steps with the least one so far.
 
-    Windows of losses follow each other, each of `window` losses and of a quarter of the run so far, whichever is more:
-    a sudden rise is seen in a few steps, a small one as soon as it is sure. A run gets worse where the mean of a window
-    is above the least mean of those before by more than `deviations` standard errors of the difference, and by more
-    than `rise` of it. Both windows are given the larger of their two variances, so that one in which nothing has
-    happened yet makes no alarm. After an alarm windows are compared with the one that said so: a lasting rise, or one
-    that comes and goes with the order of the data, is told of once.
+    Windows of losses follow each other, each of `window` losses or of a quarter of the run so far, whichever is more: a
+    sudden rise is seen in a few steps, a small one as soon as it is certain. A run gets worse if the mean of a window
+    exceeds the least mean before it by more than `deviations` standard errors of the difference, and by more than the
+    fraction `rise`. Both windows get the larger of their two variances, so that a window of little variance gives no
+    alarm. After an alarm the window that raised it becomes the one to compare with: a rise that lasts, or comes and
+    goes with the order of the data, raises one alarm.
 
-    A frozen rule; its memory is plain numbers. It hears nothing of a run that never learns: its loss does not rise.
+    A frozen rule; its memory is plain numbers. It cannot notice a run that never learns, whose loss does not rise.
 
     Args:
         window: number of losses after which the watch looks, at least 2.
-        deviations: standard errors of the difference that are taken for chance, positive.
-        rise: the relative rise that is let pass, at least 0.
+        deviations: how many standard errors of the difference count as chance, positive.
+        rise: the relative rise to tolerate, at least 0.
     """
 
     window: int = 32
@@ -45,7 +45,7 @@ class Watch:
         return {**window, "before": 0, "least": inf, "least_steps": 1, "least_variance": 0.0, "alarms": 0}
 
     def seen(self, losses: Sequence[float], memory: Memory) -> Memory:
-        """Return the memory after some more losses of the present window; those that are not finite do not count."""
+        """Return the memory after more losses of the present window; those that are not finite do not count."""
         steps, mean, squares = memory["steps"], memory["mean"], memory["squares"]
         for loss in filter(isfinite, losses):
             steps += 1

@@ -563,7 +563,7 @@ def test_the_next_batch_counts_each_group_by_the_fraction_of_the_step_that_it_to
 
 
 def test_a_direction_that_forgets_its_last_update_is_refused() -> None:
-    with pytest.raises(ValueError, match="asks the next batch of the last update"):
+    with pytest.raises(ValueError, match="needs the last update when the next batch comes"):
         LineSearchOptimizer([torch.nn.Parameter(torch.ones(2))], direction=Gradient(), initial_step=Wolfe())
 
 

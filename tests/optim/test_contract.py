@@ -34,7 +34,7 @@ from hf_sls.optim import (
 from ..members import MEMBERS
 from ..problems import Network, restored, same, snapshot
 
-pytestmark = pytest.mark.filterwarnings("ignore:The loss of the first batch", "ignore:The first search looked")
+pytestmark = pytest.mark.filterwarnings("ignore:The loss of this batch", "ignore:The first search looked")
 """Closures that give trials another loss than the step are what many of these tests are made of."""
 
 every_member = pytest.mark.parametrize("member", MEMBERS)
@@ -815,3 +815,20 @@ def test_a_thousand_rejected_trials_leave_the_parameters_where_they_were(member:
             memory = group["line_search"]
             group["line_search"] = {**memory, "initial_step": {**memory["initial_step"], "step_size": 5e-4}}
     assert restored(model, before, optimizer)
+
+
+def test_a_loss_that_changes_in_the_run_is_told_of_at_the_hundredth_search() -> None:
+    """Every search of a run without a settled step size is one more forward pass; the check is one in a hundred."""
+    model = Network()
+    optimizer = create_optimizer("sgd_sls", model.parameters(), search_rate=float("inf"))
+    closures = list(model.closures(120))
+    for closure in closures[:99]:
+        optimizer.step(closure)
+    assert optimizer.counts["checks"] == 1
+    drift = iter(range(10**6))
+    with pytest.warns(UserWarning, match="The loss of this batch is .* when it is evaluated again"):
+        optimizer.step(lambda: closures[99]() * (1 + 0.1 * next(drift)))
+    assert optimizer.counts["checks"] == 3
+    for closure in closures[100:]:
+        optimizer.step(closure)
+    assert optimizer.counts["checks"] == 3
