@@ -191,7 +191,7 @@ class OwnNoise(SLSTrainer):
         return super().compute_loss(*args, **kwargs) * (1 + self.noise.gauss(0, 0.05))
 
 
-@pytest.mark.filterwarnings("ignore:The loss of this batch", "ignore:The first search looked")
+@pytest.mark.filterwarnings("ignore:The loss of this batch", "ignore:The first search tried")
 @pytest.mark.parametrize(
     ("trainer_class", "advice"),
     [

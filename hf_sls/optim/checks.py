@@ -33,6 +33,9 @@ _SAME = 2.0**-7
 _STRAIGHT = 0.05
 """Fraction of the loss up to which a decrease counts as straight."""
 
+_VISIBLE = 32.0
+"""How many roundings of the loss a decrease has to be, so that a quarter of it can be told from none."""
+
 _CHECKED = (0, *(10**power - 1 for power in range(2, 10)))
 """The searches before those that evaluate the loss again."""
 
@@ -109,8 +112,9 @@ def check_slope(trials: Trials, loss: float, slope: float, result: SearchResult)
     Returns:
         How many evaluations it took, 0 or 1. The parameters are at the step that was found.
     """
-    predicted = result.step_size * slope
-    if result.outcome != "accepted" or predicted > _STRAIGHT * abs(loss) or _alike(loss - result.loss, predicted):
+    predicted, rounding = result.step_size * slope, trials.batch.rounding * abs(loss)
+    can_tell = result.outcome == "accepted" and _VISIBLE * rounding < predicted < _STRAIGHT * abs(loss)
+    if not can_tell or _alike(loss - result.loss, predicted):
         return 0
     decrease, predicted = loss - trials.loss_at(result.step_size / 4), predicted / 4
     trials.go_to(result.step_size)

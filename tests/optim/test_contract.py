@@ -34,7 +34,7 @@ from hf_sls.optim import (
 from ..members import MEMBERS
 from ..problems import Network, restored, same, snapshot
 
-pytestmark = pytest.mark.filterwarnings("ignore:The loss of this batch", "ignore:The first search looked")
+pytestmark = pytest.mark.filterwarnings("ignore:The loss of this batch", "ignore:The first search tried")
 """Closures that give trials another loss than the step are what many of these tests are made of."""
 
 every_member = pytest.mark.parametrize("member", MEMBERS)
