@@ -132,7 +132,7 @@ def test_optim_args_out_of_range_are_refused_before_training(arguments: Any) -> 
 @pytest.mark.parametrize("value", [{"c": 0.1}, ["c=0.1"], 5])
 @pytest.mark.parametrize("cls", ALL)
 def test_optim_args_of_another_kind_are_refused_with_a_sentence(cls: Any, value: Any, arguments: Any) -> None:
-    with pytest.raises((ValueError, TypeError), match="optim_args=.* is not allowed: a text is needed"):
+    with pytest.raises((ValueError, TypeError), match="optim_args=.* is not allowed: a string is needed"):
         SLSTrainer(model=tiny_bert(), args=arguments(cls, optim="adam_sls", optim_args=value))
 
 

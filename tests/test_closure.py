@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from functools import partial
 
 import pytest
@@ -183,3 +185,28 @@ def test_a_divisor_has_to_be_positive() -> None:
 def test_a_norm_needs_what_it_was_clipped_to() -> None:
     with pytest.raises(ValueError, match=r"max_norm=0.0 is not allowed"):
         LossClosure(nn.Linear(1, 1)).clipped(2.0, max_norm=0.0)
+
+
+def test_a_model_with_an_updated_parameter_of_its_own_is_freed() -> None:
+    """The root module itself holds the frozen parameter that its forward pass updates."""
+
+    class Averaging(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+            self.average = nn.Parameter(torch.zeros(3), requires_grad=False)
+
+        def forward(self) -> torch.Tensor:
+            with torch.no_grad():
+                self.average.lerp_(self.weight, 0.1)
+            return (self.weight - self.average).square().sum()
+
+    model = Averaging()
+    for _ in range(2):
+        closure = LossClosure(model)
+        closure.record(model)
+    assert closure() == closure.loss
+    alive = weakref.ref(model)
+    del model, closure
+    gc.collect()
+    assert alive() is None
