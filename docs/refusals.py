@@ -14,7 +14,7 @@ from hf_sls import refusals
 
 PAGE = Path(__file__).parent / "limits.md"
 BLOCK = re.compile(r"(<!-- (.*?), written by docs/refusals.py -->\n).*?(<!-- end of table -->)", re.DOTALL)
-TABLES = {"at creation": refusals.AT_CREATION}
+TABLES = {"at creation": refusals.AT_CREATION, "in training": refusals.IN_TRAINING}
 
 
 def with_tables(text: str) -> str:

@@ -99,6 +99,20 @@ AT_CREATION = (
 )
 """What is refused when the trainer is created, and again when its optimizer is."""
 
+OWN_BACKWARD = Refusal(
+    "a training_step that calls loss.backward()",
+    "a trial repeats training_step without backward, and can only leave out that of Accelerate",
+    "Call `self.accelerator.backward(loss)` instead",
+)
+NOT_RECORDED = Refusal(
+    "a training_step that does not call super().training_step",
+    "the mixin records there what a trial has to evaluate",
+    "Call it, or move your `training_step` behind the mixin: `class Mine(LineSearchTrainerMixin, Own)`, where `Own` is "
+    "a `Trainer` with that method",
+)
+IN_TRAINING = (OWN_BACKWARD, NOT_RECORDED)
+"""What is refused at the first training step."""
+
 
 def check_supported(trainer: Trainer) -> None:
     """Raise `ValueError` for a feature of the trainer that a line search cannot work with."""

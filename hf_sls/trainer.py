@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import copy
 import logging
-import pickle
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed
 from accelerate.utils import gather_object
 from huggingface_hub import EvalResult
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINING_ARGS_NAME
 from transformers.training_args import OptimizerNames
 
 from .callbacks import LineSearchCallback, line_search_of
-from .checkpoints import last_complete_checkpoint
+from .checkpoints import last_complete_checkpoint, naming_unreadable_files, require_files
 from .hub import PushMixin
 from .model_card import complete_card
 from .optim import PLASLS, Joint, LineSearchOptimizer, layer_groups
@@ -35,14 +34,12 @@ from .training_args import (
     check_arguments,
     is_line_search,
     optimizer_class_and_kwargs,
+    optimizer_name,
     warn_of_arguments_without_effect,
 )
 from .window import StepWindow, WindowCallback
 
 logger = logging.getLogger(__name__)
-
-_DEVICE_ERRORS = (torch.OutOfMemoryError, torch.distributed.DistBackendError)
-"""Errors of the device or the network, which say nothing about the file being read."""
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Base
@@ -100,8 +97,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         if self._wants_line_search():
             self._check_line_search()
             self._warn_of_learning_rate()
-            if not isinstance(self.args, SLSTrainingArguments):
-                warn_of_arguments_without_effect(self.args)
+            self._warn_of_optim_args()
 
     @property
     def in_trial(self) -> bool:
@@ -165,6 +161,15 @@ class LineSearchTrainerMixin(PushMixin, _Base):
                 "lr_scheduler_type says which fraction of it is taken."
             )
 
+    def _warn_of_optim_args(self) -> None:
+        passed = [name for name in ("optimizer", "optimizer_cls_and_kwargs") if getattr(self, name, None) is not None]
+        if passed and is_line_search(self.args.optim) and self.args.optim_args:
+            logger.warning(
+                f"optim_args={self.args.optim_args!r} is not used: the trainer was given its {passed[0]}, which counts."
+            )
+        elif not isinstance(self.args, SLSTrainingArguments):
+            warn_of_arguments_without_effect(self.args)
+
     def _hp_search_setup(self, trial: Any) -> None:
         """Set up a trial of the hyperparameter search as the Trainer does, and warn if it varies `learning_rate`."""
         before = self.args.learning_rate
@@ -195,15 +200,34 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        try:
+        if checkpoint is None or self.line_search_optimizer is None:
             super()._load_optimizer_and_scheduler(checkpoint)
-        except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-            if self.line_search_optimizer is None or isinstance(error, _DEVICE_ERRORS):
-                raise
-            raise ValueError(
-                f"resume_from_checkpoint={checkpoint!r}: the state of its optimizer or schedule cannot be read "
-                f"({error}). Resume from another checkpoint."
-            ) from error
+            return
+        require_files(checkpoint, OPTIMIZER_NAME, SCHEDULER_NAME)
+        with naming_unreadable_files(checkpoint, OPTIMIZER_NAME, SCHEDULER_NAME):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or self.line_search_optimizer is None:
+            super()._load_scaler(checkpoint)
+            return
+        if getattr(self.accelerator, "scaler", None) is not None:
+            require_files(checkpoint, SCALER_NAME)
+        with naming_unreadable_files(checkpoint, SCALER_NAME):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None or self.line_search_optimizer is None:
+            super()._load_rng_state(checkpoint)
+            return
+        name = f"rng_state_{self.args.process_index}.pth" if self.args.world_size > 1 else "rng_state.pth"
+        if not Path(checkpoint, name).is_file():
+            logger.warning(
+                f"resume_from_checkpoint={checkpoint!r} has no {name}: dropout and the order of the data will "
+                "differ from those of the unbroken run."
+            )
+        with naming_unreadable_files(checkpoint, name):
+            super()._load_rng_state(checkpoint)
 
     def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
         """Save as the Trainer does, without tokens and keys in `training_args.bin`, which is pushed to the Hub."""
@@ -340,6 +364,17 @@ class SLSTrainer(LineSearchTrainerMixin, Trainer):
         ValueError: a feature of the trainer does not work with a line search (docs/limits.md has the table), or
             `optim_args` do not suit the optimizer.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        chosen = self.optimizer is not None or getattr(self, "optimizer_cls_and_kwargs", None) is not None
+        defaults = {field.name: field.default for field in fields(self.args)}
+        if not chosen and not is_line_search(self.args.optim) and self.args.optim == defaults["optim"]:
+            logger.warning(
+                f"{type(self).__name__} trains with optim={optimizer_name(self.args.optim)!r}, the default of "
+                f"{type(self.args).__name__}, and without a line search. For a line search use SLSTrainingArguments, "
+                'or set optim="adam_sls".'
+            )
 
 
 def _step_size_of_each_layer(optimizer: LineSearchOptimizer) -> dict[str, float]:

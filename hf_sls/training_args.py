@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
@@ -21,7 +22,16 @@ from .optim import OPTIMIZERS, PRESETS, LineSearchOptimizer, SearchSettings
 from .optim.registry import warn_of_settings_without_effect, with_preset
 from .private import public_attributes
 
+_ADAM_ARGUMENTS = ("adam_beta1", "adam_beta2", "adam_epsilon")
 _NOT_IN_OPTIM_ARGS = ("return", "params", "betas", "search", "weight_decay")
+_SET_BY = {
+    "lr": "A line search has no learning rate: init_step_size is where the first search starts. ",
+    "learning_rate": "A line search has no learning rate: init_step_size is where the first search starts. ",
+    "betas": "The arguments adam_beta1 and adam_beta2 set it. ",
+    "weight_decay": "The argument weight_decay sets it. ",
+}
+"""Hints for names that `optim_args` do not take."""
+
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -65,16 +75,17 @@ class SLSTrainingArguments(TrainingArguments):
 
 def is_line_search(optim: str) -> bool:
     """Whether `optim` names an optimizer of this package."""
-    return _name(optim) in OPTIMIZERS
+    return optimizer_name(optim) in OPTIMIZERS
 
 
-def _name(optim: str) -> str:
+def optimizer_name(optim: str) -> str:
+    """Return `optim`, a string or a member of `OptimizerNames`, as a plain string."""
     return str(getattr(optim, "value", optim))
 
 
 def _parsed(args: TrainingArguments) -> tuple[str, str | None, dict[str, Any]]:
     """Return the name of the optimizer, the preset, and the other settings in `args.optim_args`."""
-    name = _name(args.optim)
+    name = optimizer_name(args.optim)
     settings = parse_optim_args(name, args.optim_args)
     return name, settings.pop("preset", None), settings
 
@@ -102,9 +113,26 @@ def check_arguments(args: TrainingArguments) -> None:
 
 
 def warn_of_arguments_without_effect(args: TrainingArguments) -> None:
-    """Warn of arguments that the line search does not use."""
-    if is_line_search(args.optim):
-        warn_of_settings_without_effect(*_parsed(args))
+    """Warn of arguments that the line search does not use, or that another argument overrides."""
+    if not is_line_search(args.optim):
+        return
+    name, preset, settings = _parsed(args)
+    warn_of_settings_without_effect(name, preset, settings)
+    defaults = {each.name: each.default for each in fields(args)}
+    given = [key for key in _ADAM_ARGUMENTS if getattr(args, key) != defaults[key]]
+    for key in given if not _has_betas(OPTIMIZERS[name]) else []:
+        warnings.warn(f"{key}={getattr(args, key)} has no effect on {name!r}, which is not Adam.", stacklevel=3)
+    if "eps" in settings and "adam_epsilon" in given:
+        warnings.warn(
+            f"adam_epsilon={args.adam_epsilon} has no effect beside optim_args={args.optim_args!r}, whose eps counts.",
+            stacklevel=3,
+        )
+    if args.optim_target_modules is not None:
+        warnings.warn(
+            f"optim_target_modules={args.optim_target_modules!r} has no effect on {name!r}; it is for GaLore, APOLLO "
+            "and LOMO.",
+            stacklevel=3,
+        )
 
 
 def parse_optim_args(optim: str, text: str | None) -> dict[str, Any]:
@@ -113,7 +141,7 @@ def parse_optim_args(optim: str, text: str | None) -> dict[str, Any]:
     Raises:
         ValueError: an argument is unknown, given twice or of the wrong type; the message lists what is allowed.
     """
-    name = _name(optim)
+    name = optimizer_name(optim)
     if text is not None and not isinstance(text, str):
         raise ValueError(f'optim_args={text!r} is not allowed: a string is needed, such as "c=0.1,growth=1.2".')
     allowed = _settings(name)
@@ -123,7 +151,7 @@ def parse_optim_args(optim: str, text: str | None) -> dict[str, Any]:
         key, equals, value = part.partition("=")
         if not equals or key not in allowed or key in settings:
             problem = "is given twice" if key in settings else "is unknown" if equals else "has no '=value'"
-            raise ValueError(f"optim_args={text!r}: {key!r} {problem}. {name} takes {listing}.")
+            raise ValueError(f"optim_args={text!r}: {key!r} {problem}. {_SET_BY.get(key, '')}{name} takes {listing}.")
         try:
             settings[key] = _converted(value, allowed[key])
         except ValueError:
@@ -176,8 +204,8 @@ def _register_names() -> None:
 
 def _refuse(args: TrainingArguments) -> tuple[Any, dict[str, Any]]:
     raise ValueError(
-        f"optim={_name(args.optim)!r} is a line search: it evaluates the loss of each batch several times, which this "
-        "Trainer does not support. Use hf_sls.SLSTrainer in place of transformers.Trainer, or put "
+        f"optim={optimizer_name(args.optim)!r} is a line search: it evaluates the loss of each batch several times, which "
+        "this Trainer does not support. Use hf_sls.SLSTrainer in place of transformers.Trainer, or put "
         "hf_sls.LineSearchTrainerMixin first among the bases of your own Trainer subclass."
     )
 

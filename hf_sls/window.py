@@ -21,10 +21,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
 from .closure import LossClosure
+from .refusals import NOT_RECORDED, OWN_BACKWARD
 
 _MISSING = object()
 _COUNTS = (bool, int, float, str, tuple, type(None))
@@ -68,6 +70,9 @@ class StepWindow(LossClosure):
 
         Returns:
             What `training_step` returned: the detached loss, a scalar.
+
+        Raises:
+            ValueError: `training_step` runs backward itself, not through Accelerate.
         """
         if not self.trials:
             return self.record(lambda: training_step(model, inputs, *args, **kwargs))
@@ -75,11 +80,11 @@ class StepWindow(LossClosure):
         accumulation_steps = self._trainer.current_gradient_accumulation_steps
 
         def evaluate() -> Tensor:
-            with _temporarily(self, "_prepared", prepared):
+            with _temporarily(self, "_prepared", prepared), self._refusing_own_backward(model):
                 return training_step(model, inputs, *args, **kwargs)
 
         def replay() -> Tensor:
-            with self._replay(prepared, accumulation_steps):
+            with self._replay(model, prepared, accumulation_steps):
                 return training_step(model, copied(batch), *args, **kwargs)
 
         return self.record(evaluate, replay)
@@ -94,9 +99,25 @@ class StepWindow(LossClosure):
         return prepared
 
     @contextmanager
-    def _replay(self, prepared: list[Any], accumulation_steps: int) -> Iterator[None]:
+    def _refusing_own_backward(self, model: nn.Module) -> Iterator[None]:
+        """Refuse a `training_step` that makes the first gradients of the window without Accelerate's backward."""
+        accelerator, called = self._trainer.accelerator, list[bool]()
+        backward = accelerator.backward
+
+        def noted(loss: Tensor, **kwargs: Any) -> None:
+            called.append(True)
+            backward(loss, **kwargs)
+
+        with _temporarily(accelerator, "backward", noted):
+            yield
+        if not called and not self._losses and _gradient_versions(model):
+            raise OWN_BACKWARD.error()
+
+    @contextmanager
+    def _replay(self, model: nn.Module, prepared: list[Any], accumulation_steps: int) -> Iterator[None]:
         """Set the trainer up for a replay of one micro-batch, and put it back afterwards."""
         trainer = self._trainer
+        before = _gradient_versions(model) if torch.is_grad_enabled() else None
         with ExitStack() as stack:
             stack.enter_context(_counts_put_back(trainer))
             stack.enter_context(_temporarily(trainer, "window", self))
@@ -105,6 +126,8 @@ class StepWindow(LossClosure):
             stack.enter_context(_temporarily(self, "_prepared", iter(prepared)))
             stack.enter_context(_temporarily(self, "replaying", True))
             yield
+        if before is not None and _gradient_versions(model) != before:
+            raise OWN_BACKWARD.error()
 
 
 class WindowCallback(TrainerCallback):
@@ -120,6 +143,8 @@ class WindowCallback(TrainerCallback):
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         optimizer = self._trainer.line_search_optimizer
         if optimizer is not None:
+            if self._trainer.window is None:
+                raise NOT_RECORDED.error()
             optimizer.closure = self._trainer.window
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -127,6 +152,12 @@ class WindowCallback(TrainerCallback):
         if optimizer is not None:
             optimizer.count_if_left_out()
         self._trainer.window = None
+
+
+def _gradient_versions(model: nn.Module) -> list[tuple[int, int]]:
+    """Return which gradients there are, and how often each was changed in place."""
+    gradients = (parameter.grad for parameter in model.parameters())
+    return [(id(gradient), gradient._version) for gradient in gradients if gradient is not None]
 
 
 class _Snapshot:

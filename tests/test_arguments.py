@@ -112,7 +112,8 @@ def test_a_preset_can_be_overridden_and_an_unknown_one_is_refused() -> None:
         ("max_trials=1.5", "max_trials='1.5' is not int"),
         ("interpolate=perhaps", "interpolate='perhaps' is not bool"),
         ("search_direction=newton", "search_direction='newton' is not 'gradient' or 'momentum'"),
-        ("weight_decay=0.1", "'weight_decay' is unknown"),
+        ("weight_decay=0.1", "'weight_decay' is unknown. The argument weight_decay sets it."),
+        ("lr=0.1", "'lr' is unknown. A line search has no learning rate: init_step_size"),
     ],
 )
 @pytest.mark.parametrize("cls", ALL)
