@@ -76,8 +76,8 @@ def require_files(checkpoint: str, *names: str) -> None:
     if missing:
         raise ValueError(
             f"resume_from_checkpoint={checkpoint!r} has no {' and no '.join(missing)}, so the run cannot continue "
-            "where it was: the checkpoint was saved with save_only_model=True, or is incomplete. Resume from another one. "
-            "To start a new run from its weights, load the model from this directory, without resume_from_checkpoint."
+            "where it was: the checkpoint was saved with save_only_model=True, or is incomplete. Resume from another "
+            "one. To start a new run from its weights, load the model from this directory, without resume_from_checkpoint."
         )
 
 

@@ -204,8 +204,8 @@ def _register_names() -> None:
 
 def _refuse(args: TrainingArguments) -> tuple[Any, dict[str, Any]]:
     raise ValueError(
-        f"optim={optimizer_name(args.optim)!r} is a line search: it evaluates the loss of each batch several times, which "
-        "this Trainer does not support. Use hf_sls.SLSTrainer in place of transformers.Trainer, or put "
+        f"optim={optimizer_name(args.optim)!r} is a line search: it evaluates the loss of each batch several times, "
+        "which this Trainer does not support. Use hf_sls.SLSTrainer in place of transformers.Trainer, or put "
         "hf_sls.LineSearchTrainerMixin first among the bases of your own Trainer subclass."
     )
 
