@@ -210,3 +210,42 @@ def test_a_model_with_an_updated_parameter_of_its_own_is_freed() -> None:
     del model, closure
     gc.collect()
     assert alive() is None
+
+
+def final_losses(steps: int, how: str) -> list[float]:
+    """Losses of a regression under bf16 autocast, which the loop opens around the loss, the step or the recording."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 1))
+    inputs = torch.randn(32, 16)
+    optimizer = create_optimizer("adam_sls", model.parameters())
+    autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+
+    def loss_of() -> torch.Tensor:
+        return nn.functional.mse_loss(model(inputs).float(), inputs[:, :1])
+
+    def loss_in_autocast() -> torch.Tensor:
+        with autocast():
+            return loss_of()
+
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        if how == "around the loss":
+            losses.append(float(optimizer.step(loss_in_autocast)))
+        elif how == "around the step":
+            with autocast():
+                losses.append(float(optimizer.step(loss_of)))
+        else:
+            closure = LossClosure(model)
+            with autocast():
+                loss = closure.record(loss_of)
+            loss.backward()
+            assert closure() == closure.loss
+            optimizer.step(closure)
+            losses.append(float(closure.loss))
+    return losses
+
+
+def test_an_autocast_around_the_step_is_the_one_around_the_loss() -> None:
+    """Its cache of cast weights would show each trial the parameters from before the step."""
+    assert final_losses(20, "around the step") == final_losses(20, "around the loss")
