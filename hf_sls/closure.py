@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -25,7 +25,8 @@ class LossClosure:
     """The loss of one optimizer step, summed over its micro-batches and averaged over the processes.
 
     Record each micro-batch as you evaluate it for the gradient. Calling the closure then evaluates all of them again at
-    the current parameters, each from the random state and the buffers of its first evaluation. Afterwards the buffers
+    the current parameters, each from the random state and the buffers of its first evaluation, under the same autocast.
+    Afterwards the buffers
     (BatchNorm statistics) and frozen parameters that a forward pass updates (an EMA teacher) are as they were before
     the call.
 
@@ -62,7 +63,7 @@ class LossClosure:
         self._divisor = divisor
         self.trials = trials
         self._devices = {parameter.device for parameter in model.parameters()} if trials else set()
-        self._micro_batches: list[tuple[Callable[[], Tensor], RandomState, list[_Saved]]] = []
+        self._micro_batches: list[_MicroBatch] = []
         self._losses: list[Tensor] = []
         self._loss: Tensor | None = None
 
@@ -81,9 +82,10 @@ class LossClosure:
             loss = evaluate()
         else:
             random_state, saved = RandomState.capture(self._devices), _saved(self._model)
+            autocast = _present_autocast({device.type for device in self._devices} | {"cpu"})
             with _detecting_updated_parameters(self._model):
                 loss = evaluate()
-            self._micro_batches.append((replay or evaluate, random_state, saved))
+            self._micro_batches.append(_MicroBatch(replay or evaluate, random_state, saved, autocast))
         self._losses.append(loss.detach().clone())
         self._loss = None
         return loss
@@ -116,12 +118,7 @@ class LossClosure:
             raise RuntimeError("This LossClosure cannot be evaluated again: it was made with trials=False.")
         modules = list(self._model.modules())
         with _restored_afterwards(_saved(self._model)), _buffers_not_broadcast(modules), _resharded(modules):
-            losses = []
-            for replay, random_state, saved in self._micro_batches:
-                random_state.restore()
-                for each in saved:
-                    each.restore()
-                losses.append(replay().detach().clone())
+            losses = [micro_batch.loss() for micro_batch in self._micro_batches]
         return self._total(losses)
 
     def _total(self, losses: list[Tensor]) -> Tensor:
@@ -142,6 +139,38 @@ class _Saved:
     def restore(self) -> None:
         self.tensor.copy_(self.value)
         self.owner[self.name] = self.tensor
+
+
+@dataclass(frozen=True)
+class _MicroBatch:
+    """How to evaluate a micro-batch again, and the state that its first evaluation started from."""
+
+    replay: Callable[[], Tensor]
+    random_state: RandomState
+    saved: list[_Saved]
+    autocast: list[torch.autocast]
+
+    def loss(self) -> Tensor:
+        self.random_state.restore()
+        for each in self.saved:
+            each.restore()
+        with ExitStack() as stack:
+            for context in self.autocast:
+                stack.enter_context(context)
+            return self.replay().detach().clone()
+
+
+def _present_autocast(device_types: set[str]) -> list[torch.autocast]:
+    """Return context managers that set autocast to what it is now."""
+    return [
+        torch.autocast(
+            device_type,
+            dtype=torch.get_autocast_dtype(device_type),
+            enabled=torch.is_autocast_enabled(device_type),
+            cache_enabled=torch.is_autocast_cache_enabled(),
+        )
+        for device_type in sorted(device_types - {"meta"})
+    ]
 
 
 _UPDATED_PARAMETERS: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()

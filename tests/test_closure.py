@@ -246,6 +246,10 @@ def final_losses(steps: int, how: str) -> list[float]:
     return losses
 
 
+def test_a_replay_has_the_autocast_of_the_recording() -> None:
+    assert len(set(final_losses(10, "around the recording"))) == 10
+
+
 def test_an_autocast_around_the_step_is_the_one_around_the_loss() -> None:
     """Its cache of cast weights would show each trial the parameters from before the step."""
     assert final_losses(20, "around the step") == final_losses(20, "around the loss")
