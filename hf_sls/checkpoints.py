@@ -77,7 +77,7 @@ def require_files(checkpoint: str, *names: str) -> None:
         raise ValueError(
             f"resume_from_checkpoint={checkpoint!r} has no {' and no '.join(missing)}, so the run cannot continue "
             "where it was: the checkpoint was saved with save_only_model=True, or is incomplete. Resume from another "
-            "one. To start a new run from its weights load the model from this directory without resume_from_checkpoint."
+            "one. To start a new run from its weights, load the model from there and leave the argument out."
         )
 
 

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from .optim import RandomState
-from .optim.sharding import local, mean_over_processes
+from .optim.sharding import local, mean_of_evaluations, mean_over_processes
 
 _LARGEST_INTEGER_BUFFER = 2**20
 """Number of elements above which an integer buffer is taken for packed weights, which no forward pass changes."""
@@ -94,7 +94,8 @@ class LossClosure:
     def loss(self) -> Tensor:
         """The recorded loss: what the closure returns at the parameters it was recorded at. A collective call."""
         if self._loss is None:
-            self._loss = self._total(self._losses)
+            total = self._sum(self._losses)
+            self._loss = torch.as_tensor(mean_over_processes(total, total.device))
         return self._loss
 
     def clipped(self, gradient_norm: Tensor | float, max_norm: float) -> None:
@@ -113,18 +114,24 @@ class LossClosure:
         self.gradient_scale = torch.clamp((torch.as_tensor(norm) + 1e-6) / max_norm, min=1.0)
 
     def __call__(self) -> Tensor:
-        """Return the loss at the current parameters. A collective call: every process has to make it."""
+        """Return the loss at the current parameters. A collective call: every process has to make it.
+
+        An exception on one process is raised on all of them.
+        """
         if not self.trials:
             raise RuntimeError("This LossClosure cannot be evaluated again: it was made with trials=False.")
+        return torch.as_tensor(mean_of_evaluations(self._replayed, like=self._sum(self._losses)))
+
+    def _replayed(self) -> Tensor:
+        """Return the loss of this process at the current parameters."""
         modules = list(self._model.modules())
         with _restored_afterwards(_saved(self._model)), _buffers_not_broadcast(modules), _resharded(modules):
-            losses = [micro_batch.loss() for micro_batch in self._micro_batches]
-        return self._total(losses)
+            return self._sum([micro_batch.loss() for micro_batch in self._micro_batches])
 
-    def _total(self, losses: list[Tensor]) -> Tensor:
-        """Sum over the micro-batches, in at least fp32, and average over the processes."""
+    def _sum(self, losses: list[Tensor]) -> Tensor:
+        """Return the sum over the micro-batches, divided by `divisor`, in fp32 or higher precision."""
         total = sum(loss.to(torch.promote_types(loss.dtype, torch.float32)) for loss in losses) / self._divisor
-        return torch.as_tensor(mean_over_processes(total, losses[0].device))
+        return torch.as_tensor(total)
 
 
 @dataclass(frozen=True)
