@@ -1,4 +1,4 @@
-"""`LineSearchCallback`: what a run with a line search shows while it trains."""
+"""`LineSearchCallback`: progress bar, warnings and landscapes of a run with a line search."""
 
 from __future__ import annotations
 
@@ -15,41 +15,42 @@ from .optim import FinishedSearch, LineSearchOptimizer, SearchReport
 
 logger = logging.getLogger(__name__)
 
-_NOT_THE_SAME_LOSS = (
-    "As a rule the loss is then not the same function in every trial, or not the one that the gradient is of: look for "
-    "randomness, state or a detach() of your own in the model or in compute_loss. Or its precision is too low: compute "
-    "it in fp32."
+_CHECK_THE_LOSS = (
+    "The usual cause is a loss that differs between trials, or whose gradient is that of another function: look for "
+    "random numbers, state or a detach() of your own in the model or in compute_loss. Another cause is low precision: "
+    "compute the loss in fp32."
 )
 _ADVICE = {
-    "rejected": "Every step size tried was rejected, {report.trials} of them. " + _NOT_THE_SAME_LOSS,
-    "inconsistent": "The decrease of the loss was {report.loss_decrease:.1e}, its slope promised "
-    "{report.expected_decrease:.1e}. " + _NOT_THE_SAME_LOSS,
-    "unresolvable": "The decrease promised is below the rounding of the loss ({report.loss:.3g}). Either the run has "
-    "converged and can stop, or the loss is too coarse: compute it in fp32.",
-    "no_slope": "The gradient is zero. Look whether the batches have labels (not all -100), whether the loss depends "
+    "rejected": "All {report.trials} step sizes tried were rejected. " + _CHECK_THE_LOSS,
+    "inconsistent": "The loss decreased by {report.loss_decrease:.1e}, and its slope predicts "
+    "{report.expected_decrease:.1e}. " + _CHECK_THE_LOSS,
+    "unresolvable": "The predicted decrease is below the rounding of the loss ({report.loss:.3g}). Either the run has "
+    "converged and can stop, or the loss has too few digits: compute it in fp32.",
+    "no_slope": "The gradient is zero. Check whether the batches have labels (not all -100), whether the loss depends "
     "on the trainable parameters, and whether it is at its minimum already.",
-    "non_finite": "The loss or the gradient is NaN or infinite. Look at the batches and the model; under fp16 try "
-    "bf16=True instead.",
+    "non_finite": "The loss or the gradient is NaN or infinite. Check the batches and the model; instead of fp16 try "
+    "bf16=True.",
 }
-_INCONSISTENT = 3.0
+_MAX_DECREASE_RATIO = 3.0
+"""Ratio of the decrease to the predicted decrease, up or down, above which a search went wrong."""
 
 
 class LineSearchCallback(TrainerCallback):
-    """Shows step size and trials on the progress bar, warns of searches that fail, and records landscapes.
+    """Shows step size and trials on the progress bar, warns when searches fail, and records landscapes.
 
-    `SLSTrainer` and the mixin have one of their own while they train. Pass another to set its arguments:
+    `SLSTrainer` and the mixin add one while they train, unless you pass one to set its arguments:
 
         >>> callback = LineSearchCallback(landscape_steps=[1, 50])
 
     as `SLSTrainer(..., callbacks=[callback])`.
 
     Args:
-        patience: searches in a row that go wrong, after which a warning, once in a run, says how and what to do; at
-            least 1. A search goes wrong when it takes no step, or when the loss changes by more than three times what
-            its slope promises, up or down.
-        landscape_steps: steps, from 1, at which to record the loss along the search direction to `landscape.json` in
-            `output_dir`, for `hf-sls landscape`; for a step without a search the next one that has one. A landscape is
-            32 forward passes, and does not change the run.
+        patience: number of consecutive searches that go wrong before a warning says why and what to do, once in a run;
+            at least 1. A search goes wrong when it takes no step, or when the loss changes by more than three times the
+            predicted decrease, up or down.
+        landscape_steps: steps, counted from 1, at which to record the loss along the search direction to
+            `landscape.json` in `output_dir`, for `hf-sls landscape`. Where a step is not searched, the next one that is
+            counts. A landscape takes 32 forward passes and does not change the run.
 
     Raises:
         ValueError: `patience` or a step is below 1.
@@ -63,12 +64,12 @@ class LineSearchCallback(TrainerCallback):
         self.landscape_steps = sorted(set(landscape_steps))
         self._observed = False
         self.shown_beside: Sequence[TrainerCallback] = ()
-        """The callbacks of the trainer, of which one may own a progress bar."""
+        """The callbacks of the trainer, one of which may have a progress bar."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start counting afresh."""
+        """Reset the counts of the last run."""
         self._last_seen: SearchReport | None = None
         self._failures = 0
         self._has_warned = False
@@ -83,7 +84,7 @@ class LineSearchCallback(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Have the optimizer observed where a landscape is due."""
+        """Observe the search of this step if a landscape is due."""
         search = line_search_of(kwargs["optimizer"])
         step = state.global_step + 1
         if search is None or not self._steps_to_come or self._steps_to_come[0] > step:
@@ -96,7 +97,7 @@ class LineSearchCallback(TrainerCallback):
         search.observer, self._observed = observe, True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Show the step, save a landscape that was recorded, and warn when searches keep failing."""
+        """Show the step, save a landscape if one was recorded, and warn when searches keep failing."""
         search = line_search_of(kwargs["optimizer"])
         if search is None:
             return
@@ -139,13 +140,14 @@ class LineSearchCallback(TrainerCallback):
 
 
 def _problem(report: SearchReport) -> str | None:
-    """Name what is wrong with a search: it took no step, or the loss changed as no loss does that has that slope."""
+    """Return why a search went wrong, a key of `_ADVICE`; `None` if it did not."""
     if report.outcome == "accepted":
-        return "inconsistent" if abs(report.loss_decrease) > _INCONSISTENT * abs(report.expected_decrease) else None
+        allowed = _MAX_DECREASE_RATIO * abs(report.expected_decrease)
+        return "inconsistent" if abs(report.loss_decrease) > allowed else None
     return "rejected" if report.backtracks else report.outcome
 
 
 def line_search_of(optimizer: Any) -> LineSearchOptimizer | None:
-    """Return the line-search optimizer, without Accelerate's wrapper; `None` for another one."""
+    """Return the line-search optimizer without Accelerate's wrapper; `None` for any other optimizer."""
     optimizer = getattr(optimizer, "optimizer", optimizer)
     return optimizer if isinstance(optimizer, LineSearchOptimizer) else None

@@ -1,9 +1,9 @@
-"""The loss closure: evaluate again what a training step has evaluated, under the same conditions."""
+"""`LossClosure`: evaluate the loss of a training step again, under the conditions of the first evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -15,18 +15,20 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from .optim import RandomState
-from .optim.sharding import local, mean_over_processes
+from .optim.sharding import local, mean_of_evaluations, mean_over_processes
 
 _LARGEST_INTEGER_BUFFER = 2**20
-"""Elements of an integer buffer that may be a count; more are packed weights."""
+"""Number of elements above which an integer buffer is taken for packed weights, which no forward pass changes."""
 
 
 class LossClosure:
     """The loss of one optimizer step, summed over its micro-batches and averaged over the processes.
 
-    Record each micro-batch as it is evaluated for the gradient; calling the closure evaluates all of them again with
-    the parameters of that moment, each from the random state and the buffers it had the first time, and leaves buffers
-    (BatchNorm statistics) and moving averages of the parameters as they were.
+    Record each micro-batch as you evaluate it for the gradient. Calling the closure then evaluates all of them again at
+    the current parameters, each from the random state and the buffers of its first evaluation, under the same autocast.
+    Afterwards the buffers
+    (BatchNorm statistics) and frozen parameters that a forward pass updates (an EMA teacher) are as they were before
+    the call.
 
         >>> model = torch.nn.Sequential(torch.nn.Linear(3, 1), torch.nn.Dropout(0.5))
         >>> inputs = torch.randn(4, 3)
@@ -36,22 +38,21 @@ class LossClosure:
         >>> bool(closure() == loss)
         True
 
-    Hand it to the `step` of the optimizer, which then neither evaluates the loss for the gradient nor runs backward.
+    Pass it to `optimizer.step`, which then leaves the evaluation for the gradient and backward to you.
 
     Args:
         model: the model as it is called in training, wrapped or not.
-        divisor: divides the sum over the micro-batches, positive. Pass what the loop divides each loss by before
+        divisor: divides the sum over the micro-batches; positive. Pass what the loop divides each loss by before
             backward: under Accelerate `accelerator.gradient_accumulation_steps`, for a shorter last window too.
-        trials: whether there will be any; `search_due` of the line-search optimizer says so. If not, only the loss is
-            kept.
+        trials: whether the step will search, which `search_due` of the optimizer says. If `False`, only the loss is
+            kept, and calling the closure raises `RuntimeError`.
 
     Attributes:
-        trials: whether it can be evaluated again.
-        gradient_scale: true gradient over `.grad`, above 1 when the gradient was clipped; see `clipped`.
+        trials: whether the closure can be called.
+        gradient_scale: norm of the gradient over that of `.grad`; above 1 when the gradient was clipped, see `clipped`.
 
     Raises:
         ValueError: `divisor` is not positive.
-        RuntimeError: it is called, and was made with `trials=False`.
     """
 
     def __init__(self, model: nn.Module, divisor: float = 1.0, *, trials: bool = True) -> None:
@@ -62,17 +63,17 @@ class LossClosure:
         self._divisor = divisor
         self.trials = trials
         self._devices = {parameter.device for parameter in model.parameters()} if trials else set()
-        self._micro_batches: list[tuple[Callable[[], Tensor], RandomState, list[_Kept]]] = []
+        self._micro_batches: list[_MicroBatch] = []
         self._losses: list[Tensor] = []
         self._loss: Tensor | None = None
 
     def record(self, evaluate: Callable[[], Tensor], replay: Callable[[], Tensor] | None = None) -> Tensor:
-        """Evaluate one micro-batch and remember it.
+        """Evaluate one micro-batch, and remember how to evaluate it again.
 
         Args:
             evaluate: returns the loss of the micro-batch, a scalar. It is called again after the loop has moved on, so
                 bind the batch to it: `functools.partial(compute_loss, batch)`.
-            replay: what a trial calls instead of `evaluate`, if they differ; it has to return the same loss.
+            replay: called in trials instead of `evaluate`; has to return the same loss. Default: `evaluate`.
 
         Returns:
             What `evaluate` returned.
@@ -80,27 +81,29 @@ class LossClosure:
         if not self.trials:
             loss = evaluate()
         else:
-            random_state, kept = RandomState.capture(self._devices), _kept(self._model)
-            with _noticing_what_changes(self._model):
+            random_state, saved = RandomState.capture(self._devices), _saved(self._model)
+            autocast = _present_autocast({device.type for device in self._devices} | {"cpu"})
+            with _detecting_updated_parameters(self._model):
                 loss = evaluate()
-            self._micro_batches.append((replay or evaluate, random_state, kept))
+            self._micro_batches.append(_MicroBatch(replay or evaluate, random_state, saved, autocast))
         self._losses.append(loss.detach().clone())
         self._loss = None
         return loss
 
     @property
     def loss(self) -> Tensor:
-        """The recorded loss, what the closure returned at the parameters it was recorded at. A collective call."""
+        """The recorded loss: what the closure returns at the parameters it was recorded at. A collective call."""
         if self._loss is None:
-            self._loss = self._total(self._losses)
+            total = self._sum(self._losses)
+            self._loss = torch.as_tensor(mean_over_processes(total, total.device))
         return self._loss
 
     def clipped(self, gradient_norm: Tensor | float, max_norm: float) -> None:
-        """Say that the gradients were clipped, so that the slope is that of the gradient before.
+        """Tell the search that the gradients were clipped, so that it scales the slope back.
 
         Args:
-            gradient_norm: what `clip_grad_norm_` returned, the norm before the clipping.
-            max_norm: what the gradients were clipped to, positive.
+            gradient_norm: the norm before clipping, as `clip_grad_norm_` returns it.
+            max_norm: the norm that the gradients were clipped to; positive.
 
         Raises:
             ValueError: `max_norm` is not positive.
@@ -111,28 +114,29 @@ class LossClosure:
         self.gradient_scale = torch.clamp((torch.as_tensor(norm) + 1e-6) / max_norm, min=1.0)
 
     def __call__(self) -> Tensor:
-        """Return the loss at the present parameters. A collective call: every process has to make it."""
+        """Return the loss at the current parameters. A collective call: every process has to make it.
+
+        An exception on one process is raised on all of them.
+        """
         if not self.trials:
             raise RuntimeError("This LossClosure cannot be evaluated again: it was made with trials=False.")
-        modules = list(self._model.modules())
-        with _put_back(_kept(self._model)), _buffers_not_broadcast(modules), _resharded(modules):
-            losses = []
-            for replay, random_state, kept in self._micro_batches:
-                random_state.restore()
-                for each in kept:
-                    each.restore()
-                losses.append(replay().detach().clone())
-        return self._total(losses)
+        return torch.as_tensor(mean_of_evaluations(self._replayed, like=self._sum(self._losses)))
 
-    def _total(self, losses: list[Tensor]) -> Tensor:
-        """Sum over the micro-batches, in at least fp32, and average over the processes."""
+    def _replayed(self) -> Tensor:
+        """Return the loss of this process at the current parameters."""
+        modules = list(self._model.modules())
+        with _restored_afterwards(_saved(self._model)), _buffers_not_broadcast(modules), _resharded(modules):
+            return self._sum([micro_batch.loss() for micro_batch in self._micro_batches])
+
+    def _sum(self, losses: list[Tensor]) -> Tensor:
+        """Return the sum over the micro-batches, divided by `divisor`, in fp32 or higher precision."""
         total = sum(loss.to(torch.promote_types(loss.dtype, torch.float32)) for loss in losses) / self._divisor
-        return torch.as_tensor(mean_over_processes(total, losses[0].device))
+        return torch.as_tensor(total)
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """A buffer, or a parameter that is not trained, as it was."""
+class _Saved:
+    """A buffer or frozen parameter, and its value at one moment."""
 
     owner: dict[str, Tensor | None]
     name: str
@@ -144,62 +148,91 @@ class _Kept:
         self.owner[self.name] = self.tensor
 
 
-_CHANGING: WeakKeyDictionary[nn.Module, list[tuple[nn.Module, str]]] = WeakKeyDictionary()
-"""By model, its frozen parameters that an evaluation has changed, those of a moving average for one."""
+@dataclass(frozen=True)
+class _MicroBatch:
+    """How to evaluate a micro-batch again, and the state that its first evaluation started from."""
+
+    replay: Callable[[], Tensor]
+    random_state: RandomState
+    saved: list[_Saved]
+    autocast: list[torch.autocast]
+
+    def loss(self) -> Tensor:
+        self.random_state.restore()
+        for each in self.saved:
+            each.restore()
+        with ExitStack() as stack:
+            for context in self.autocast:
+                stack.enter_context(context)
+            return self.replay().detach().clone()
+
+
+def _present_autocast(device_types: set[str]) -> list[torch.autocast]:
+    """Return context managers that set autocast to what it is now."""
+    return [
+        torch.autocast(
+            device_type,
+            dtype=torch.get_autocast_dtype(device_type),
+            enabled=torch.is_autocast_enabled(device_type),
+            cache_enabled=torch.is_autocast_cache_enabled(),
+        )
+        for device_type in sorted(device_types - {"meta"})
+    ]
+
+
+_UPDATED_PARAMETERS: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
+"""By model, the names of the frozen parameters that a forward pass updates: those of an EMA teacher, for example."""
 
 
 @torch.no_grad()
-def _kept(model: nn.Module) -> list[_Kept]:
-    """Return what an evaluation may change: buffers, but for packed weights, and parameters that it has changed."""
+def _saved(model: nn.Module) -> list[_Saved]:
+    """Save what a forward pass may change: buffers, except packed weights, and `_UPDATED_PARAMETERS`."""
     buffers = [
         (module._buffers, name, buffer)
         for module in model.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None and (buffer.is_floating_point() or buffer.numel() <= _LARGEST_INTEGER_BUFFER)
     ]
-    frozen = [(module._parameters, name, module._parameters[name]) for module, name in _CHANGING.get(model, [])]
+    parameters = []
+    for path in _UPDATED_PARAMETERS.get(model, []):
+        module_path, _, name = path.rpartition(".")
+        owner = model.get_submodule(module_path)._parameters
+        parameters.append((owner, name, owner[name]))
     return [
-        _Kept(owner, name, tensor, tensor.detach().clone())  # type: ignore[arg-type]
-        for owner, name, tensor in buffers + frozen
+        _Saved(owner, name, tensor, tensor.detach().clone())  # type: ignore[arg-type]
+        for owner, name, tensor in buffers + parameters
         if tensor is not None
     ]
 
 
 @contextmanager
-def _put_back(kept: list[_Kept]) -> Iterator[None]:
+def _restored_afterwards(saved: list[_Saved]) -> Iterator[None]:
     try:
         yield
     finally:
-        for each in kept:
+        for each in saved:
             each.restore()
 
 
 @contextmanager
-def _noticing_what_changes(model: nn.Module) -> Iterator[None]:
-    """Look once, at the first evaluation of a model, which frozen parameters it changes; by some of their values."""
-    if model in _CHANGING:
+def _detecting_updated_parameters(model: nn.Module) -> Iterator[None]:
+    """At the first evaluation of a model, find the frozen parameters that it updates, by a sample of their values."""
+    if model in _UPDATED_PARAMETERS:
         yield
         return
-    frozen = [
-        (module, name, parameter, _some_values(parameter))
-        for module in model.modules()
-        for name, parameter in module._parameters.items()
-        if parameter is not None and not parameter.requires_grad
-    ]
+    before = {name: (p, _sample(p)) for name, p in model.named_parameters() if not p.requires_grad}
     yield
-    _CHANGING[model] = [
-        (module, name) for module, name, parameter, values in frozen if not torch.equal(_some_values(parameter), values)
-    ]
+    _UPDATED_PARAMETERS[model] = [name for name, (p, sample) in before.items() if not torch.equal(_sample(p), sample)]
 
 
-def _some_values(parameter: Tensor) -> Tensor:
+def _sample(parameter: Tensor) -> Tensor:
     flat = local(parameter).detach().reshape(-1)
     return flat[:: max(1, flat.numel() // 16)].clone()
 
 
 @contextmanager
 def _buffers_not_broadcast(modules: list[nn.Module]) -> Iterator[None]:
-    """Keep DDP's broadcast of buffers for the next training forward; a forward without gradients would use it up."""
+    """Leave DDP's broadcast of buffers to the next training forward; a forward without gradients would use it up."""
     wrappers = [module for module in modules if isinstance(module, DistributedDataParallel)]
     flags = [wrapper.require_forward_param_sync for wrapper in wrappers]
     for wrapper in wrappers:
@@ -213,7 +246,7 @@ def _buffers_not_broadcast(modules: list[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def _resharded(modules: list[nn.Module]) -> Iterator[None]:
-    """Drop what FSDP2 has gathered; a forward without gradients would leave it to the next one, which has moved on."""
+    """Reshard FSDP2 modules afterwards, as the next forward would use the parameters gathered for this one."""
     try:
         yield
     finally:

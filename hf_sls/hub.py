@@ -1,4 +1,4 @@
-"""Pushing to the Hub: what a Trainer does where the Hub does not take its model."""
+"""Pushing to the Hub: how a Trainer keeps its model, and what it says, when a push fails."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ else:
 
 logger = logging.getLogger(__name__)
 
-_REFUSED = (401, 403)
-_NOT_PUSHED = ("_*", "*checkpoint-*")
+_DENIED = (401, 403)
+_IGNORED_FILES = ("_*", "*checkpoint-*")
 
 
 class HubError(OSError):
-    """The Hub did not create the repository, or did not take the push; the message says what to do.
+    """The Hub did not create the repository or refused the push; the message says what to do.
 
-    `__cause__` is the exception of `huggingface_hub`. A model that was trained is on disk.
+    `__cause__` is the exception of `huggingface_hub`. If the model was trained, it is on disk.
     """
 
 
 class PushMixin(_Base):
-    """Keeps the trained model, and says how to push it later, where a push of the Trainer fails."""
+    """Keeps the trained model when a push of the Trainer fails, and says how to push it later."""
 
     _ready_to_push = False
 
     def init_hf_repo(self, token: str | None = None, *args: Any, **kwargs: Any) -> None:
-        """Create the repository as the Trainer does, and find out now whether the token may write to it.
+        """Create the repository as the Trainer does, and check that the token may write to it.
 
         Raises:
-            HubError: it cannot be created or written to, or the Hub cannot be reached.
+            HubError: the repository cannot be created or written to, or the Hub cannot be reached.
         """
         try:
             super().init_hf_repo(token, *args, **kwargs)
@@ -47,25 +47,25 @@ class PushMixin(_Base):
         except Exception as error:
             self.hub_model_id: str | None = None
             raise HubError(
-                f"The Hub at {constants.ENDPOINT} does not open the repository {_repository(self.args)!r} for a push: "
+                f"The repository {_repository(self.args)!r} on the Hub at {constants.ENDPOINT} cannot be pushed to: "
                 f"{_explanation(error)}\n"
                 "Log in with `hf auth login`, or set HF_TOKEN to a token that may write. "
                 "Without push_to_hub the run needs no Hub."
             ) from error
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """Push as the Trainer does, with the arguments of the Trainer and of `create_model_card`.
+        """Push as the Trainer does; takes the arguments of `Trainer.push_to_hub` and of `create_model_card`.
 
         Raises:
-            HubError: the Hub cannot be reached or does not take the model, or checkpoints of `hyperparameter_search`
-                would go along. The model is in `output_dir` then, and the message has the command that pushes it later.
+            HubError: the Hub cannot be reached or refuses the model, or the push would include checkpoints of
+                `hyperparameter_search`. The model is in `output_dir`, and the message has the command to push it later.
         """
         self._ready_to_push = False
         if checkpoint := _checkpoint_of_a_trial(self.args.output_dir):
             self.save_model(_internal_call=True)
             raise HubError(
-                f"The model is saved in {self.args.output_dir}, but not pushed: {checkpoint} would go along, a "
-                "checkpoint of hyperparameter_search. Move it away, or push with\n"
+                f"The model is saved in {self.args.output_dir}, but not pushed: the push would include "
+                f"{checkpoint}, a checkpoint of hyperparameter_search. Move it elsewhere, or push with\n"
                 f"    {push_command(self.args, self.hub_model_id)}"
             )
         if not self.args.push_to_hub:
@@ -83,62 +83,62 @@ class PushMixin(_Base):
             ) from error
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write the card as the Trainer does; it is the last thing before an upload."""
+        """Write the card as the Trainer does; in a push this comes last before the upload."""
         super().create_model_card(*args, **kwargs)
         self._ready_to_push = True
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save as the Trainer does. With `push_to_hub=True` it pushes too: where that fails the run goes on."""
+        """Save as the Trainer does. With `push_to_hub=True` that also pushes; if the push fails, the run goes on."""
         try:
             super().save_model(output_dir, _internal_call)
         except HubError as error:
             logger.error(error)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Push in training as the Trainer does, unless checkpoints of `hyperparameter_search` would go along."""
+        """Push in training as the Trainer does, unless that would include checkpoints of `hyperparameter_search`."""
         if checkpoint := _checkpoint_of_a_trial(self.args.output_dir):
-            logger.warning(f"{checkpoint_folder} is not pushed: {checkpoint} would go along.")
+            logger.warning(f"{checkpoint_folder} is not pushed, as the push would include {checkpoint}.")
         else:
             super()._push_from_checkpoint(checkpoint_folder)
 
     def _finish_current_push(self) -> None:
-        """Wait for the pushes made in training, and tell of those that failed, which the Trainer keeps to itself."""
+        """Wait for the pushes made in training, and warn of those that failed, which the Trainer does not mention."""
         super()._finish_current_push()
         pushes = getattr(self, "push_in_progress", None)
         for job in pushes.jobs if pushes is not None else []:
             if job.exception() is not None:
-                logger.warning(f"A push in training has failed: {_explanation(job.exception())}")
+                logger.warning(f"A push in training failed: {_explanation(job.exception())}")
         self.push_in_progress = None
 
 
 def check_may_write(repo: str, token: str | None) -> None:
-    """Ask the Hub whether the token may write to a repository, which `create_repo` leaves open where it exists.
+    """Check that a token may write to a repository, which `create_repo` does not do if the repository exists.
 
     Args:
         repo: `namespace/name`.
-        token: `None` for the one of `HF_TOKEN` or `hf auth login`.
+        token: the token; `None` for that of `HF_TOKEN` or `hf auth login`.
 
     Raises:
-        HfHubHTTPError: it may not.
+        HfHubHTTPError: the token may not write.
     """
     try:
         HfApi().auth_check(repo, token=token, write=True)
     except TypeError:  # an older huggingface_hub asks for reading only
         return
     except HfHubHTTPError as error:
-        if error.response.status_code in _REFUSED:
+        if error.response.status_code in _DENIED:
             raise
 
 
 def push_command(args: TrainingArguments, repo: str | None = None) -> str:
-    """Return the command that pushes what `trainer.push_to_hub()` pushes.
+    """Return the shell command that pushes what `trainer.push_to_hub()` pushes.
 
     Args:
-        args: says which directory, which revision, and whether the repository is private.
-        repo: `namespace/name`, where it is known; else the name in `args`.
+        args: training arguments with the directory, the revision, and whether the repository is private.
+        repo: `namespace/name`. Default: the name in `args`.
     """
     command = ["hf", "upload", repo or _repository(args), str(args.output_dir), "."]
-    for pattern in _NOT_PUSHED:
+    for pattern in _IGNORED_FILES:
         command += ["--exclude", pattern]
     if args.hub_private_repo:
         command.append("--private")
@@ -148,13 +148,13 @@ def push_command(args: TrainingArguments, repo: str | None = None) -> str:
 
 
 def _checkpoint_of_a_trial(output_dir: str | None) -> Path | None:
-    """Return a checkpoint one level down, in the directory of a trial, which the Trainer would push."""
+    """Return a checkpoint in the directory of a trial of `hyperparameter_search`, which the Trainer would push."""
     found = Path(output_dir or "").glob("*/checkpoint-*")
     return next((path for path in found if not path.parent.name.startswith(("_", "checkpoint-"))), None)
 
 
 def _repository(args: TrainingArguments) -> str:
-    """Return the name of the repository that `args` ask for; without a namespace it is one of the token's owner."""
+    """Return the repository that `args` name; without a namespace it belongs to the owner of the token."""
     return args.hub_model_id or Path(args.output_dir).absolute().name
 
 

@@ -1,4 +1,4 @@
-"""What is not published: tokens, keys and passwords, by the names that they go by, and paths of the machine."""
+"""What is not published: tokens, keys and passwords, recognized by their names, and paths of the machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 SPECIAL_TOKENS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
-"""Tokens of a tokenizer, which are no secret."""
+"""Tokens of a tokenizer, which are not secret."""
 
 _SECRET = re.compile(
     rf"(?i)(?!({'|'.join(SPECIAL_TOKENS)})$)(.*_)?"
@@ -16,12 +16,12 @@ _SECRET = re.compile(
 
 
 def is_secret(name: Any) -> bool:
-    """Whether a value of this name is one to keep to oneself."""
+    """Whether the name is that of a token, key or password."""
     return isinstance(name, str) and _SECRET.fullmatch(name) is not None
 
 
 def without_secrets(value: Any) -> Any:
-    """Return a value without the secrets in its mappings, however deep they are nested."""
+    """Return a value without the secrets in its mappings, at any depth."""
     if isinstance(value, dict):
         return {key: without_secrets(each) for key, each in value.items() if not is_secret(key)}
     if type(value) in (list, tuple):
@@ -30,12 +30,12 @@ def without_secrets(value: Any) -> Any:
 
 
 def public_attributes(owner: Any) -> dict[str, Any]:
-    """Return the attributes of an object, `None` in place of a secret and no secret in their mappings."""
+    """Return the attributes of an object, with `None` for each secret, and without secrets in mappings."""
     return {name: None if is_secret(name) else without_secrets(value) for name, value in vars(owner).items()}
 
 
 def without_paths(value: Any) -> Any:
-    """Return a value with the last part alone of each absolute path in it."""
+    """Return a value in which the last component replaces each absolute path."""
     if isinstance(value, dict):
         return {key: without_paths(each) for key, each in value.items()}
     if type(value) in (list, tuple):

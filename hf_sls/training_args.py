@@ -1,14 +1,15 @@
-"""`SLSTrainingArguments`, and the `optim=` names in transformers' own `TrainingArguments`.
+"""`SLSTrainingArguments`, and the line-search names of `optim=` in transformers' own `TrainingArguments`.
 
-Importing this module adds the names to `OptimizerNames`, so that every script that builds stock arguments after
-`import hf_sls` accepts them, and makes a stock Trainer refuse them with a sentence.
+Importing this module adds the names to `OptimizerNames`, so that `TrainingArguments` of any class accept them. A stock
+Trainer refuses them with a message that says what to use instead.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
@@ -21,25 +22,34 @@ from .optim import OPTIMIZERS, PRESETS, LineSearchOptimizer, SearchSettings
 from .optim.registry import warn_of_settings_without_effect, with_preset
 from .private import public_attributes
 
-_SET_ELSEWHERE = ("return", "params", "betas", "search", "weight_decay")
+_ADAM_ARGUMENTS = ("adam_beta1", "adam_beta2", "adam_epsilon")
+_NOT_IN_OPTIM_ARGS = ("return", "params", "betas", "search", "weight_decay")
+_SET_BY = {
+    "lr": "A line search has no learning rate: init_step_size is where the first search starts. ",
+    "learning_rate": "A line search has no learning rate: init_step_size is where the first search starts. ",
+    "betas": "The arguments adam_beta1 and adam_beta2 set it. ",
+    "weight_decay": "The argument weight_decay sets it. ",
+}
+"""Hints for names that `optim_args` do not take."""
+
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass
 class SLSTrainingArguments(TrainingArguments):
-    """`TrainingArguments` with `optim="adam_sls"` for default, and `optim_args` checked when they are made.
+    """`TrainingArguments` whose default is `optim="adam_sls"`, and which check `optim_args` when they are created.
 
-    Everything else is inherited. `learning_rate` is not used by a line search; `lr_scheduler_type` and the warm-up say
-    which share of the step found is taken, from 1. `optim_args="c=0.2,..."` sets the arguments of the
-    optimizer class, `optim_args="preset=published"` those of its paper, and `adam_beta1`, `adam_beta2`, `adam_epsilon`
-    and `weight_decay` keep their meaning.
+    A line search does not use `learning_rate`; `lr_scheduler_type` and the warm-up set the fraction of the step size
+    found that is taken, 1 at most. `optim_args="c=0.2,..."` sets arguments of the optimizer class, and
+    `optim_args="preset=published"` the values of its paper. All other arguments keep their meaning, `adam_beta1`,
+    `adam_beta2`, `adam_epsilon` and `weight_decay` among them.
 
     Raises:
         ValueError: `optim_args` are unknown, of the wrong type or out of range for the optimizer.
     """
 
     optim: OptimizerNames | str = field(
-        default="adam_sls", metadata={"help": "The optimizer to use; a line-search one needs no learning rate."}
+        default="adam_sls", metadata={"help": "The optimizer to use. One with a line search needs no learning rate."}
     )
 
     def __post_init__(self) -> None:
@@ -49,7 +59,7 @@ class SLSTrainingArguments(TrainingArguments):
             warn_of_arguments_without_effect(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave tokens and keys out of a pickle: `training_args.bin` is pushed to the Hub. A copy keeps them."""
+        """Leave tokens and keys out of a pickle, as `training_args.bin` is pushed to the Hub. A copy keeps them."""
         return public_attributes(self)
 
     def __copy__(self) -> SLSTrainingArguments:
@@ -65,47 +75,75 @@ class SLSTrainingArguments(TrainingArguments):
 
 def is_line_search(optim: str) -> bool:
     """Whether `optim` names an optimizer of this package."""
-    return getattr(optim, "value", optim) in OPTIMIZERS
+    return optimizer_name(optim) in OPTIMIZERS
+
+
+def optimizer_name(optim: str) -> str:
+    """Return `optim`, a string or a member of `OptimizerNames`, as a plain string."""
+    return str(getattr(optim, "value", optim))
+
+
+def _parsed(args: TrainingArguments) -> tuple[str, str | None, dict[str, Any]]:
+    """Return the name of the optimizer, the preset, and the other settings in `args.optim_args`."""
+    name = optimizer_name(args.optim)
+    settings = parse_optim_args(name, args.optim_args)
+    return name, settings.pop("preset", None), settings
 
 
 def optimizer_class_and_kwargs(args: TrainingArguments) -> tuple[type[LineSearchOptimizer], dict[str, Any]]:
-    """Return the class that `args.optim` names, and its arguments: recommended, of `args`, of `args.optim_args`."""
-    name = str(getattr(args.optim, "value", args.optim))
+    """Return the class that `args.optim` names, and its arguments.
+
+    `optim_args` override the preset in them, and that overrides `adam_beta1`, `adam_beta2` and `adam_epsilon`.
+    """
+    name, preset, settings = _parsed(args)
     cls = OPTIMIZERS[name]
-    has_adams_moments = "betas" in inspect.signature(cls).parameters
-    kwargs = {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon} if has_adams_moments else {}
-    settings = parse_optim_args(name, args.optim_args)
-    return cls, {**kwargs, **with_preset(name, settings.pop("preset", None), settings)}
+    kwargs = {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon} if _has_betas(cls) else {}
+    return cls, {**kwargs, **with_preset(name, preset, settings)}
+
+
+def _has_betas(cls: type[LineSearchOptimizer]) -> bool:
+    return "betas" in inspect.signature(cls).parameters
 
 
 def check_arguments(args: TrainingArguments) -> None:
-    """Raise `ValueError` when the `optim_args` do not suit the line search, before a model is touched."""
+    """Raise `ValueError` if the `optim_args` do not suit the line search, before a model is touched."""
     if is_line_search(args.optim):
         cls, kwargs = optimizer_class_and_kwargs(args)
         cls([torch.zeros(())], **kwargs)
 
 
 def warn_of_arguments_without_effect(args: TrainingArguments) -> None:
-    """Warn of `optim_args` that the line search does not use."""
-    if is_line_search(args.optim):
-        name = str(getattr(args.optim, "value", args.optim))
-        settings = parse_optim_args(name, args.optim_args)
-        warn_of_settings_without_effect(name, settings.pop("preset", None), settings)
+    """Warn of arguments that the line search does not use, or that another argument overrides."""
+    if not is_line_search(args.optim):
+        return
+    name, preset, settings = _parsed(args)
+    warn_of_settings_without_effect(name, preset, settings)
+    defaults = {each.name: each.default for each in fields(args)}
+    given = [key for key in _ADAM_ARGUMENTS if getattr(args, key) != defaults[key]]
+    for key in given if not _has_betas(OPTIMIZERS[name]) else []:
+        warnings.warn(f"{key}={getattr(args, key)} has no effect on {name!r}, which is not Adam.", stacklevel=3)
+    if "eps" in settings and "adam_epsilon" in given:
+        warnings.warn(
+            f"adam_epsilon={args.adam_epsilon} has no effect beside optim_args={args.optim_args!r}, whose eps counts.",
+            stacklevel=3,
+        )
+    if args.optim_target_modules is not None:
+        warnings.warn(
+            f"optim_target_modules={args.optim_target_modules!r} has no effect on {name!r}; it is for GaLore, APOLLO "
+            "and LOMO.",
+            stacklevel=3,
+        )
 
 
 def parse_optim_args(optim: str, text: str | None) -> dict[str, Any]:
-    """Read `"c=0.1,growth=1.2"` as arguments of the optimizer `optim`, typed as its signature says.
+    """Parse `"c=0.1,growth=1.2"` into arguments of the optimizer `optim`, with the types of its signature.
 
     Raises:
-        ValueError: an argument is unknown, given twice, of the wrong type or out of range; the message lists what is
-            allowed.
+        ValueError: an argument is unknown, given twice or of the wrong type; the message lists what is allowed.
     """
-    name = getattr(optim, "value", optim)
+    name = optimizer_name(optim)
     if text is not None and not isinstance(text, str):
-        raise ValueError(
-            f'optim_args={text!r} is not allowed: a text is needed, "c=0.1,growth=1.2" for example, as the Trainer '
-            "has it."
-        )
+        raise ValueError(f'optim_args={text!r} is not allowed: a string is needed, such as "c=0.1,growth=1.2".')
     allowed = _settings(name)
     listing = ", ".join(f"{key} ({_describe(kind)})" for key, kind in allowed.items())
     settings: dict[str, Any] = {}
@@ -113,7 +151,7 @@ def parse_optim_args(optim: str, text: str | None) -> dict[str, Any]:
         key, equals, value = part.partition("=")
         if not equals or key not in allowed or key in settings:
             problem = "is given twice" if key in settings else "is unknown" if equals else "has no '=value'"
-            raise ValueError(f"optim_args={text!r}: {key!r} {problem}. {name} takes {listing}.")
+            raise ValueError(f"optim_args={text!r}: {key!r} {problem}. {_SET_BY.get(key, '')}{name} takes {listing}.")
         try:
             settings[key] = _converted(value, allowed[key])
         except ValueError:
@@ -124,10 +162,10 @@ def parse_optim_args(optim: str, text: str | None) -> dict[str, Any]:
 
 
 def _settings(name: str) -> dict[str, Any]:
-    """Return the arguments of an optimizer that `optim_args` may set, with their types."""
+    """Return the arguments that `optim_args` may set, with their types."""
     hints = {**get_type_hints(OPTIMIZERS[name].__init__), **get_type_hints(SearchSettings)}
     presets = tuple(preset for preset, settings in PRESETS.items() if name in settings)
-    return {"preset": Literal[presets], **{key: kind for key, kind in hints.items() if key not in _SET_ELSEWHERE}}
+    return {"preset": Literal[presets], **{key: kind for key, kind in hints.items() if key not in _NOT_IN_OPTIM_ARGS}}
 
 
 def _describe(kind: Any) -> str:
@@ -166,16 +204,16 @@ def _register_names() -> None:
 
 def _refuse(args: TrainingArguments) -> tuple[Any, dict[str, Any]]:
     raise ValueError(
-        f"optim={str(getattr(args.optim, 'value', args.optim))!r} is a line search and needs the loss of each batch, "
-        "which this Trainer cannot give it. Use hf_sls.SLSTrainer in place of transformers.Trainer, or put "
+        f"optim={optimizer_name(args.optim)!r} is a line search: it evaluates the loss of each batch several times, "
+        "which this Trainer does not support. Use hf_sls.SLSTrainer in place of transformers.Trainer, or put "
         "hf_sls.LineSearchTrainerMixin first among the bases of your own Trainer subclass."
     )
 
 
 def _add_member(enum: Any, value: str) -> None:
-    """Add a member to a string enum as the class statement would; it pickles as its plain string.
+    """Add a member to a string enum as the class statement would; it pickles as a plain string.
 
-    An enum with members cannot be subclassed, and transformers has no other way in.
+    An enum with members cannot be subclassed, and transformers has no public way to add an optimizer.
     """
     member = str.__new__(enum, value)
     member._name_, member._value_, member.__objclass__ = value.upper(), value, enum

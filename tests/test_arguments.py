@@ -112,7 +112,8 @@ def test_a_preset_can_be_overridden_and_an_unknown_one_is_refused() -> None:
         ("max_trials=1.5", "max_trials='1.5' is not int"),
         ("interpolate=perhaps", "interpolate='perhaps' is not bool"),
         ("search_direction=newton", "search_direction='newton' is not 'gradient' or 'momentum'"),
-        ("weight_decay=0.1", "'weight_decay' is unknown"),
+        ("weight_decay=0.1", "'weight_decay' is unknown. The argument weight_decay sets it."),
+        ("lr=0.1", "'lr' is unknown. A line search has no learning rate: init_step_size"),
     ],
 )
 @pytest.mark.parametrize("cls", ALL)
@@ -132,7 +133,7 @@ def test_optim_args_out_of_range_are_refused_before_training(arguments: Any) -> 
 @pytest.mark.parametrize("value", [{"c": 0.1}, ["c=0.1"], 5])
 @pytest.mark.parametrize("cls", ALL)
 def test_optim_args_of_another_kind_are_refused_with_a_sentence(cls: Any, value: Any, arguments: Any) -> None:
-    with pytest.raises((ValueError, TypeError), match="optim_args=.* is not allowed: a text is needed"):
+    with pytest.raises((ValueError, TypeError), match="optim_args=.* is not allowed: a string is needed"):
         SLSTrainer(model=tiny_bert(), args=arguments(cls, optim="adam_sls", optim_args=value))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from functools import partial
 
 import pytest
@@ -183,3 +185,71 @@ def test_a_divisor_has_to_be_positive() -> None:
 def test_a_norm_needs_what_it_was_clipped_to() -> None:
     with pytest.raises(ValueError, match=r"max_norm=0.0 is not allowed"):
         LossClosure(nn.Linear(1, 1)).clipped(2.0, max_norm=0.0)
+
+
+def test_a_model_with_an_updated_parameter_of_its_own_is_freed() -> None:
+    """The root module itself holds the frozen parameter that its forward pass updates."""
+
+    class Averaging(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+            self.average = nn.Parameter(torch.zeros(3), requires_grad=False)
+
+        def forward(self) -> torch.Tensor:
+            with torch.no_grad():
+                self.average.lerp_(self.weight, 0.1)
+            return (self.weight - self.average).square().sum()
+
+    model = Averaging()
+    for _ in range(2):
+        closure = LossClosure(model)
+        closure.record(model)
+    assert closure() == closure.loss
+    alive = weakref.ref(model)
+    del model, closure
+    gc.collect()
+    assert alive() is None
+
+
+def final_losses(steps: int, how: str) -> list[float]:
+    """Losses of a regression under bf16 autocast, which the loop opens around the loss, the step or the recording."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 1))
+    inputs = torch.randn(32, 16)
+    optimizer = create_optimizer("adam_sls", model.parameters())
+    autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+
+    def loss_of() -> torch.Tensor:
+        return nn.functional.mse_loss(model(inputs).float(), inputs[:, :1])
+
+    def loss_in_autocast() -> torch.Tensor:
+        with autocast():
+            return loss_of()
+
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        if how == "around the loss":
+            losses.append(float(optimizer.step(loss_in_autocast)))
+        elif how == "around the step":
+            with autocast():
+                losses.append(float(optimizer.step(loss_of)))
+        else:
+            closure = LossClosure(model)
+            with autocast():
+                loss = closure.record(loss_of)
+            loss.backward()
+            assert closure() == closure.loss
+            optimizer.step(closure)
+            losses.append(float(closure.loss))
+    return losses
+
+
+def test_a_replay_has_the_autocast_of_the_recording() -> None:
+    assert len(set(final_losses(10, "around the recording"))) == 10
+
+
+def test_an_autocast_around_the_step_is_the_one_around_the_loss() -> None:
+    """Its cache of cast weights would show each trial the parameters from before the step."""
+    assert final_losses(20, "around the step") == final_losses(20, "around the loss")

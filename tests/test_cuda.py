@@ -267,7 +267,7 @@ def test_a_process_group_takes_the_steps_of_one_process(group: str, precision: d
 def test_processes_on_a_gpu_agree_about_one_that_breaks(tmp_path: Path) -> None:
     processes, settings = GROUPS["DDP, two processes on one GPU"]
     work = {"model": "gpt2", "output_dir": str(tmp_path), "per_device_train_batch_size": 4, "fp16": True}
-    counts = trained_by(processes, {**work, **settings, "broken": True})["counts"]
+    counts = trained_by(processes, {**work, **settings, "broken": "loss"})["counts"]
     assert (counts["steps"], counts["skipped_steps"]) == (6, 2)
 
 

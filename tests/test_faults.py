@@ -213,7 +213,7 @@ def test_a_full_disk_costs_the_steps_since_the_last_checkpoint(
     assert (tmp_path / "run" / "checkpoint-4").is_dir()
     with caplog.at_level(logging.WARNING, "hf_sls"):
         resumed = trained(arguments, resume=True)
-    assert "checkpoint-4 is not complete" in caplog.text
+    assert "checkpoint-4 is skipped" in caplog.text
     assert_same_end(unbroken, resumed)
 
 
@@ -266,6 +266,53 @@ def test_an_unreadable_optimizer_file_is_refused_by_name(content: str, arguments
     with pytest.raises(ValueError, match="checkpoint-4.*cannot be read"):
         trained(arguments, resume=str(checkpoint))
     assert losses(trained(arguments, resume=str(tmp_path / "run" / "checkpoint-2")))
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt"])
+def test_a_missing_file_is_named_and_nothing_starts_afresh(name: str, arguments: Any, tmp_path: Path) -> None:
+    trained(arguments)
+    checkpoint = tmp_path / "run" / "checkpoint-4"
+    (checkpoint / name).unlink()
+    with pytest.raises(ValueError, match=f"checkpoint-4' has no {name}.*save_only_model"):
+        trained(arguments, resume=str(checkpoint))
+
+
+@pytest.mark.parametrize("name", ["scheduler.pt", "rng_state.pth"])
+@pytest.mark.parametrize("content", ["cut", "a list"])
+def test_an_unreadable_small_file_is_named(name: str, content: str, arguments: Any, tmp_path: Path) -> None:
+    trained(arguments)
+    checkpoint = tmp_path / "run" / "checkpoint-4"
+    path = checkpoint / name
+    whole = path.read_bytes()
+    if content == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    else:
+        torch.save([1], path)
+    with pytest.raises(ValueError, match=f"checkpoint-4.*{name} cannot be read"):
+        trained(arguments, resume=str(checkpoint))
+
+
+def test_a_missing_random_state_is_mentioned(arguments: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trained(arguments)
+    checkpoint = tmp_path / "run" / "checkpoint-4"
+    (checkpoint / "rng_state.pth").unlink()
+    with caplog.at_level(logging.WARNING, "hf_sls"):
+        trained(arguments, resume=str(checkpoint))
+    assert "checkpoint-4' has no rng_state.pth" in caplog.text
+
+
+def test_a_loss_scale_in_use_is_not_lost(arguments: Any, tmp_path: Path) -> None:
+    trainer = trained(arguments)
+    checkpoint = tmp_path / "run" / "checkpoint-4"
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    with pytest.raises(ValueError, match="has no scaler.pt"):
+        trainer._load_scaler(str(checkpoint))
+    torch.save(torch.amp.GradScaler("cpu", init_scale=2.0).state_dict(), checkpoint / "scaler.pt")
+    trainer._load_scaler(str(checkpoint))
+    assert trainer.accelerator.scaler.get_scale() == 2.0
+    (checkpoint / "scaler.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match="scaler.pt cannot be read"):
+        trainer._load_scaler(str(checkpoint))
 
 
 def test_the_state_of_another_member_is_refused_by_name(arguments: Any, tmp_path: Path) -> None:

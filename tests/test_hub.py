@@ -123,7 +123,7 @@ def test_the_checkpoints_of_a_search_do_not_leave(hub: Hub, arguments: Any) -> N
     trainer.hyperparameter_search(lambda trial: {}, n_trials=1, backend="optuna")
     assert list(Path(args.output_dir).glob("run-*/checkpoint-*/optimizer.pt"))
     trainer.train()
-    with pytest.raises(HubError, match=r"run-\d+/checkpoint-\d would go along(.|\n)*hf upload alice/tiny"):
+    with pytest.raises(HubError, match=r"the push would include .*run-\d+/checkpoint-\d(.|\n)*hf upload alice/tiny"):
         trainer.push_to_hub()
     assert hub.files(REPO) == {}
     assert Path(args.output_dir, "model.safetensors").is_file()
@@ -291,7 +291,7 @@ def test_training_goes_on_without_network(hub: Hub, arguments: Any, caplog: pyte
     hub.stop()
     trainer.train()
     assert trainer.state.global_step == 3
-    assert "A push in training has failed" in caplog.text
+    assert "A push in training failed" in caplog.text
 
 
 def test_a_disk_error_is_not_taken_for_the_network(hub: Hub, trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +313,7 @@ def test_a_bad_token_is_found_before_training(
         huggingface_hub.HfApi().create_repo(REPO)
     monkeypatch.setenv("HF_TOKEN", token)
     monkeypatch.setattr(Trainer, "train", lambda *args, **kwargs: pytest.fail("it trained"))
-    with pytest.raises(HubError, match=r"does not open the repository 'alice/tiny'.*40[13].*\n.*hf auth login"):
+    with pytest.raises(HubError, match=r"'alice/tiny' on the Hub.* cannot be pushed to.*40[13].*\n.*hf auth login"):
         trained()
 
 

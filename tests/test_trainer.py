@@ -284,6 +284,25 @@ def test_a_default_learning_rate_is_not_whatever_it_is(arguments: Any, caplog: p
 
 
 @pytest.mark.parametrize(
+    ("optim", "settings", "unused"),
+    [
+        ("sgd_sls", {"adam_beta1": 0.8}, "adam_beta1=0.8 has no effect on 'sgd_sls'"),
+        ("ponos", {"adam_epsilon": 1e-6}, "adam_epsilon=1e-06 has no effect on 'ponos'"),
+        ("adam_sls", {"adam_epsilon": 1e-6, "optim_args": "eps=1e-7"}, "adam_epsilon=1e-06 has no effect beside"),
+        ("adam_sls", {"optim_target_modules": ["attn"]}, "optim_target_modules=.'attn'. has no effect"),
+    ],
+)
+def test_training_arguments_without_effect_are_mentioned(
+    optim: str, settings: dict[str, Any], unused: str, arguments: Any
+) -> None:
+    with pytest.warns(UserWarning, match=unused):
+        arguments(optim=optim, **settings)
+    args = arguments(TrainingArguments, optim=optim, **settings)
+    with pytest.warns(UserWarning, match=unused):
+        SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
+
+
+@pytest.mark.parametrize(
     ("optim", "settings"), [("adam_sls", "smoothing=0.3"), ("sgd_salsa", "max_interval=3"), ("sgd_salsa", "warmup=3")]
 )
 def test_settings_without_effect_are_mentioned(optim: str, settings: str, arguments: Any) -> None:
@@ -606,6 +625,104 @@ def test_what_a_line_search_cannot_do_is_refused_with_the_reason(feature: str, a
     REFUSED[feature](trainer)
     with pytest.raises(ValueError, match=f"does not work with {feature}: "):
         trainer._check_line_search()
+
+
+class OwnBackward(Trainer):
+    """Runs backward without Accelerate."""
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        model.train()
+        loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        loss.backward()
+        return loss.detach()
+
+
+class SecondBackward(Trainer):
+    """Adds the gradient of another loss after that of the Trainer, as adversarial training does."""
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self.compute_loss(model, self._prepare_inputs(inputs)).backward()
+        return loss
+
+
+class AcceleratesBackward(Trainer):
+    """Does as `OwnBackward`, by way of Accelerate."""
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        model.train()
+        loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+
+@pytest.mark.parametrize("base", [OwnBackward, SecondBackward])
+def test_a_training_step_with_a_backward_of_its_own_is_told_what_to_call(base: Any, arguments: Any) -> None:
+    trainer = type("Searched", (LineSearchTrainerMixin, base), {})(
+        model=tiny_bert(), args=arguments(), train_dataset=classification_rows()
+    )
+    with pytest.raises(ValueError, match=r"calls loss.backward\(\): .*self.accelerator.backward\(loss\)"):
+        trainer.train()
+
+
+def test_a_training_step_in_front_of_the_mixin_is_told_where_to_go(arguments: Any) -> None:
+    class InFront(SLSTrainer):
+        training_step = AcceleratesBackward.training_step
+
+    class Behind(LineSearchTrainerMixin, AcceleratesBackward):
+        pass
+
+    with pytest.raises(ValueError, match=r"does not call super\(\).training_step: .*behind the mixin"):
+        InFront(model=tiny_bert(), args=arguments(), train_dataset=classification_rows()).train()
+    trainer = Behind(model=tiny_bert(), args=arguments(), train_dataset=classification_rows())
+    trainer.train()
+    assert trainer.line_search_optimizer.counts["accepted"] > 0
+
+
+def test_a_training_step_may_skip_a_batch(arguments: Any) -> None:
+    class Skipping(AcceleratesBackward):
+        def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+            if self.state.global_step == 0:
+                return torch.zeros(())
+            return super().training_step(model, inputs, *args, **kwargs)
+
+    class Searched(LineSearchTrainerMixin, Skipping):
+        pass
+
+    trainer = Searched(model=tiny_bert(), args=arguments(), train_dataset=classification_rows())
+    trainer.train()
+    assert trainer.line_search_optimizer.counts["skipped_steps"] == 1
+
+
+@pytest.mark.parametrize("given", [{}, {"optim": "adamw_torch"}, {"optim": "sgd"}], ids=str)
+def test_a_trainer_without_a_line_search_says_so_once(
+    given: dict[str, str], arguments: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    default = TrainingArguments(output_dir="out").optim
+
+    class Library(LineSearchTrainerMixin, Trainer):
+        pass
+
+    def said(cls: Any, args: Any, **kwargs: Any) -> list[str]:
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "hf_sls"):
+            cls(model=tiny_bert(), args=args, train_dataset=classification_rows(), **kwargs)
+        return [message for message in caplog.messages if "without a line search" in message]
+
+    stock = arguments(TrainingArguments, **given)
+    assert len(said(SLSTrainer, stock)) == (stock.optim == default)
+    assert said(Library, stock) == []
+    assert said(SLSTrainer, stock, optimizers=(AdamSLS(tiny_bert().parameters()), None)) == []
+    assert said(SLSTrainer, arguments(**{"optim": "adamw_torch", **given})) == []
+
+
+def test_optim_args_beside_an_optimizer_are_said_to_be_unused(arguments: Any, caplog: pytest.LogCaptureFixture) -> None:
+    model, args = tiny_bert(), arguments(optim_args="c=0.3")
+    with caplog.at_level(logging.WARNING, "hf_sls"):
+        SLSTrainer(
+            model=model, args=args, train_dataset=classification_rows(), optimizers=(AdamSLS(model.parameters()), None)
+        )
+    assert "optim_args='c=0.3' is not used: the trainer was given its optimizer" in caplog.text
 
 
 def test_sparse_gradients_are_refused_before_training(arguments: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Container, Iterable
 from dataclasses import replace
+from functools import partial
 from math import isfinite
 from typing import Any, TypeAlias, cast
 
@@ -25,7 +26,7 @@ from .partition import Joint, Partition
 from .path import Kind
 from .random_state import RandomState
 from .search import Move, Rules, SearchReport, search
-from .sharding import local, mean_over_processes, shard_groups, sum_over_shards
+from .sharding import local, mean_of_evaluations, mean_over_processes, shard_groups, sum_over_shards
 from .state import checked_groups, new_memory
 from .trials import Batch, Closure, Observer, RecordedLoss
 from .watch import Watch
@@ -308,12 +309,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             check_loss(loss, has_gradients=any(parameter.grad is not None for parameter in parameters))
             loss = torch.as_tensor(loss)
             torch.autograd.backward(loss)
-        device = loss.device
-
-        def averaged() -> Tensor | float:
-            return mean_over_processes(closure(), device)
-
-        return Batch(averaged, mean_over_processes(loss, device), random_state=random_state)
+        averaged = partial(mean_of_evaluations, closure, like=loss)
+        return Batch(averaged, mean_over_processes(loss, loss.device), random_state=random_state)
 
     def _step(self, batch: Batch) -> SearchReport:
         """Search the groups whose turn it is, and move the others by the step size they have."""

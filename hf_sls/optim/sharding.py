@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeAlias
 
 import torch
@@ -32,6 +34,48 @@ def mean_over_processes(loss: Tensor | float, device: torch.device) -> Tensor | 
     mean = torch.as_tensor(loss, device=device).detach().clone()
     torch.distributed.all_reduce(mean)
     return mean / torch.distributed.get_world_size()
+
+
+def mean_of_evaluations(evaluate: Callable[[], Tensor | float], like: Tensor) -> Tensor | float:
+    """Return the mean over all processes of the scalar that `evaluate` returns. A collective call.
+
+    An exception on one process is raised on all, so that none waits for it: the sum of the losses also counts the
+    processes that failed. A process that failed waits for this sum one minute at most, as collective calls inside
+    `evaluate` may keep the others from it.
+
+    Args:
+        evaluate: returns a scalar.
+        like: a scalar of the data type and the device to sum on.
+
+    Raises:
+        RuntimeError: `evaluate` failed on another process; the message is that of the first that did.
+    """
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return evaluate()
+    loss: Tensor | float = 0.0
+    failure: Exception | None = None
+    try:
+        loss = evaluate()
+    except Exception as error:
+        failure = error
+    total = torch.stack([torch.as_tensor(value).detach().to(like) for value in (loss, float(failure is not None))])
+    try:
+        torch.distributed.all_reduce(total, async_op=True).wait(*([timedelta(minutes=1)] if failure else []))
+        if total[1]:
+            raise _first_failure(failure)
+    except Exception:
+        if failure is None:
+            raise
+    if failure is not None:
+        raise failure
+    return total[0] / torch.distributed.get_world_size()
+
+
+def _first_failure(failure: Exception | None) -> RuntimeError:
+    messages: list[str | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(messages, failure and (str(failure) or type(failure).__name__))
+    rank, message = next((rank, message) for rank, message in enumerate(messages) if message is not None)
+    return RuntimeError(f"The loss could not be evaluated on process {rank}: {message}")
 
 
 def sum_over_shards(value: Tensor, groups: ShardGroups) -> Tensor:

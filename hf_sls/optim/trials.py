@@ -116,6 +116,7 @@ class Trials:
             if error is not None or not self._taken:
                 self._path.go_to(0.0)
         finally:
+            torch.clear_autocast_cache()
             self._random_state_on_entry.restore()
 
     def loss_at(self, step_size: float) -> float:
@@ -130,7 +131,11 @@ class Trials:
         self._path.go_to(step_size)
 
     def loss_here(self) -> float:
-        """Return the loss where the parameters are."""
+        """Return the loss where the parameters are.
+
+        Under an autocast that the caller has open, its cache holds casts of the parameters where they were before.
+        """
+        torch.clear_autocast_cache()
         if self.batch.random_state is not None:
             self.batch.random_state.restore()
         with torch.set_grad_enabled(self.batch.with_gradients):

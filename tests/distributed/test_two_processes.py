@@ -113,6 +113,19 @@ def test_ranks_agree_on_uneven_last_batches(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_breaks_stops_all_and_hangs_none(tmp_path: Path) -> None:
-    both = train(2, tmp_path, "gpt2", per_device_train_batch_size=4, broken=True)
+    both = train(2, tmp_path, "gpt2", per_device_train_batch_size=4, broken="loss")
     assert both["counts"]["steps"] == 6
     assert both["counts"]["skipped_steps"] == 2
+
+
+def test_a_trial_that_fails_on_one_rank_ends_on_all(tmp_path: Path) -> None:
+    """The rank that failed catches its exception, and so would keep the other waiting."""
+    both = train(2, tmp_path, "gpt2", per_device_train_batch_size=4, broken="trial")
+    assert both["error"] == "The loss could not be evaluated on process 1: the table of prices has no row for today"
+    assert both["counts"]["steps"] == 2
+
+
+def test_all_ranks_find_a_batch_size_that_fits_each(tmp_path: Path) -> None:
+    both = train(2, tmp_path, "gpt2", per_device_train_batch_size=4, broken="trial", auto_find_batch_size=True)
+    assert both["error"] is None
+    assert both["counts"]["steps"] == 6

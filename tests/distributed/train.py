@@ -31,6 +31,19 @@ class BrokenOnOneRank(SLSTrainer):
         return loss * float("nan") if last and broken else loss
 
 
+class FailingOnOneRank(SLSTrainer):
+    """On the last rank a trial of step 2 fails; with `auto_find_batch_size` each one of more than two rows."""
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the loss, or raise."""
+        if self.in_trial and self.args.process_index == self.args.world_size - 1:
+            if self.args.auto_find_batch_size and len(inputs["labels"]) > 2:
+                raise RuntimeError("CUDA out of memory.")
+            if not self.args.auto_find_batch_size and self.state.global_step == 2:
+                raise ValueError("the table of prices has no row for today")
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
 def main() -> None:
     """Train as the JSON argument says.
 
@@ -41,7 +54,7 @@ def main() -> None:
     if settings.pop("one_gpu", False):
         os.environ["LOCAL_RANK"] = "0"
     name, sharded = settings.pop("model"), settings.pop("fsdp2", False)
-    trainer_class = BrokenOnOneRank if settings.pop("broken", False) else SLSTrainer
+    trainer_class = {"": SLSTrainer, "loss": BrokenOnOneRank, "trial": FailingOnOneRank}[settings.pop("broken", "")]
     resumed, count = settings.pop("resume_from", None), settings.pop("rows", 64)
     model, rows = MODELS[name]
     defaults: dict[str, Any] = {"max_steps": 6, "save_strategy": "no", "optim_args": "search_rate=inf"}
@@ -54,14 +67,21 @@ def main() -> None:
         trainer.accelerator.scaler = torch.amp.GradScaler(args.device.type, init_scale=loss_scale)
     if name == "bert":
         trainer.model_accepts_loss_kwargs = False
-    trainer.train(resume_from_checkpoint=resumed)
+    error = None
+    try:
+        trainer.train(resume_from_checkpoint=resumed)
+    except (RuntimeError, ValueError) as caught:
+        if trainer_class is not FailingOnOneRank:
+            raise
+        error = str(caught)
     if args.world_size > 1 and not trainer.is_fsdp_enabled:
         checksum = sum(parameter.detach().double().abs().sum() for parameter in trainer.model.parameters())
         gathered = trainer.accelerator.gather(checksum.reshape(1))
         assert len(gathered.unique()) == 1, "the ranks have drifted apart"
     if trainer.is_world_process_zero():
         counts = trainer.line_search_optimizer.counts
-        print("RESULT", json.dumps({"losses": losses(trainer), "step_sizes": step_sizes(trainer), "counts": counts}))
+        result = {"losses": losses(trainer), "step_sizes": step_sizes(trainer), "counts": counts, "error": error}
+        print("RESULT", json.dumps(result))
     trainer.accelerator.end_training()
     sys.stdout.flush()
     os._exit(0)  # gloo's threads can abort the interpreter's own exit

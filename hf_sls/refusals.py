@@ -1,0 +1,127 @@
+"""What a line search refuses, with the reason and what to do instead: one table, in errors and in docs/limits.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import Trainer
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Something that a line search cannot work with.
+
+    Attributes:
+        feature: what is refused, to follow "does not work with".
+        reason: why it cannot work.
+        instead: what to do instead, in the imperative.
+        is_used: whether a trainer uses the feature; `None` where training itself has to find out.
+    """
+
+    feature: str
+    reason: str
+    instead: str
+    is_used: Callable[[Trainer], bool] | None = None
+
+    def error(self) -> ValueError:
+        """Return the error to raise."""
+        return ValueError(f"A line search does not work with {self.feature}: {self.reason}. {self.instead}.")
+
+
+def _uses_fsdp1(trainer: Trainer) -> bool:
+    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    return trainer.is_fsdp_enabled and getattr(plugin, "fsdp_version", 1) != 2
+
+
+def _shards_batches(trainer: Trainer) -> bool:
+    config = getattr(trainer.accelerator, "parallelism_config", None)
+    return config is not None and any(getattr(config, f"{kind}_enabled", False) for kind in ("tp", "cp", "sp"))
+
+
+def _has_sparse_gradients(trainer: Trainer) -> bool:
+    return any(
+        isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse and module.weight.requires_grad
+        for module in trainer.model.modules()
+    )
+
+
+AT_CREATION = (
+    Refusal(
+        "DeepSpeed",
+        "it takes the optimizer step inside backward, where no closure can be evaluated",
+        "Use FSDP2",
+        lambda trainer: trainer.is_deepspeed_enabled,
+    ),
+    Refusal(
+        "FSDP1",
+        "it has no public way to reshard the parameters after a trial, so the next trial would see stale ones",
+        'Use FSDP2: `fsdp_config={"version": 2}`, or `"fsdp_version"` in transformers 4.57',
+        _uses_fsdp1,
+    ),
+    Refusal(
+        "nn.DataParallel",
+        "its replicas draw dropout in no fixed order, so a trial cannot repeat the masks",
+        "Launch one process per GPU with `torchrun` or `accelerate launch`, or show one GPU with CUDA_VISIBLE_DEVICES",
+        lambda trainer: trainer.args.n_gpu > 1,
+    ),
+    Refusal(
+        "tensor, context or sequence parallelism",
+        "the batch is sharded in place and cannot be evaluated again",
+        "Use DDP or FSDP2",
+        _shards_batches,
+    ),
+    Refusal(
+        "a model sharded at load time",
+        "trials would see stale unsharded parameters",
+        "Shard it with FSDP2 by `fsdp_config`",
+        lambda trainer: getattr(trainer, "is_distributed_loading_by_transformers", False),
+    ),
+    Refusal(
+        "sparse gradients",
+        "the optimizers do not support them, nor does torch.optim.AdamW",
+        "Use `nn.Embedding(sparse=False)`",
+        _has_sparse_gradients,
+    ),
+    Refusal(
+        "loss_type='dft'",
+        "TRL computes this loss with a detached factor, so its gradient is not that of its value",
+        "Use `loss_type='nll'`",
+        lambda trainer: getattr(trainer.args, "loss_type", None) == "dft",
+    ),
+    Refusal(
+        "Apex",
+        "its backward cannot be turned off for a trial",
+        "Use `bf16=True` or `fp16=True`",
+        lambda trainer: getattr(trainer, "use_apex", False),
+    ),
+)
+"""What is refused when the trainer is created, and again when its optimizer is."""
+
+OWN_BACKWARD = Refusal(
+    "a training_step that calls loss.backward()",
+    "a trial repeats training_step without backward, and can only leave out that of Accelerate",
+    "Call `self.accelerator.backward(loss)` instead",
+)
+NOT_RECORDED = Refusal(
+    "a training_step that does not call super().training_step",
+    "the mixin records there what a trial has to evaluate",
+    "Call it, or move your `training_step` behind the mixin: `class Mine(LineSearchTrainerMixin, Own)`, where `Own` is "
+    "a `Trainer` with that method",
+)
+IN_TRAINING = (OWN_BACKWARD, NOT_RECORDED)
+"""What is refused at the first training step."""
+
+
+def check_supported(trainer: Trainer) -> None:
+    """Raise `ValueError` for a feature of the trainer that a line search cannot work with."""
+    for refusal in AT_CREATION:
+        if refusal.is_used is not None and refusal.is_used(trainer):
+            raise refusal.error()
+
+
+def markdown_table(refusals: Iterable[Refusal]) -> str:
+    """Return refusals as a table in Markdown."""
+    rows = (f"| {refusal.feature} | {refusal.reason} | {refusal.instead} |" for refusal in refusals)
+    return "\n".join(("| what | why | instead |", "|---|---|---|", *rows))

@@ -1,0 +1,246 @@
+"""The window of one optimizer step: what the Trainer evaluated for it, and how a trial evaluates it again.
+
+A window covers the micro-batches of one optimizer step. It is recorded while the Trainer trains on them, and handed to
+the optimizer as its closure::
+
+    training_step          window = StepWindow(trainer, model, trials=optimizer.search_due), at the first micro-batch
+                           window.training_step(super().training_step, model, inputs, ...)
+    clip_grad_norm_        window.clipped(norm, max_norm)
+    on_pre_optimizer_step  optimizer.closure = window
+    on_optimizer_step      optimizer.count_if_left_out(); window = None
+
+The first micro-batch opens the window, not `on_step_begin`: where the end of an epoch cuts a window short, the Trainer
+carries its gradient over into the next step, and calls `on_step_begin` in between.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import UserDict, deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+
+from .closure import LossClosure
+from .refusals import NOT_RECORDED, OWN_BACKWARD
+
+_MISSING = object()
+_COUNTS = (bool, int, float, str, tuple, type(None))
+_MAPPINGS = (dict, UserDict)
+_CONTAINERS = (*_MAPPINGS, list, deque, set)
+
+
+class StepWindow(LossClosure):
+    """The loss of one optimizer step of a Trainer, over all its micro-batches.
+
+    A replay calls the Trainer's own `training_step` with backward turned off, so that gradient accumulation, label
+    smoothing, autocast and every other scaling rule of the installed version apply to a trial as they did to the step.
+    The batch is the one that the step got, before anything changed it, and what the Trainer counts is put back.
+
+    Args:
+        trainer: the Trainer that is training.
+        model: the model as `training_step` gets it, wrapped or not.
+        trials: whether the step will search; if not, only the loss is kept.
+
+    Attributes:
+        replaying: whether a trial is evaluating the window now.
+    """
+
+    def __init__(self, trainer: Trainer, model: nn.Module, *, trials: bool) -> None:
+        super().__init__(model, trials=trials)
+        self.replaying = False
+        self._trainer = trainer
+        self._prepared: list[Any] | Iterator[Any] | None = None
+
+    def training_step(
+        self, training_step: Callable[..., Tensor], model: nn.Module, inputs: Any, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Run `training_step` on a micro-batch, and record it.
+
+        Args:
+            training_step: the Trainer's.
+            model: the model to train.
+            inputs: the micro-batch.
+            *args: passed on to `training_step`, in a replay too.
+            **kwargs: passed on likewise.
+
+        Returns:
+            What `training_step` returned: the detached loss, a scalar.
+
+        Raises:
+            ValueError: `training_step` runs backward itself, not through Accelerate.
+        """
+        if not self.trials:
+            return self.record(lambda: training_step(model, inputs, *args, **kwargs))
+        batch, prepared = copied(inputs), list[Any]()
+        accumulation_steps = self._trainer.current_gradient_accumulation_steps
+
+        def evaluate() -> Tensor:
+            with _temporarily(self, "_prepared", prepared), self._refusing_own_backward(model):
+                return training_step(model, inputs, *args, **kwargs)
+
+        def replay() -> Tensor:
+            with self._replay(model, prepared, accumulation_steps):
+                return training_step(model, copied(batch), *args, **kwargs)
+
+        return self.record(evaluate, replay)
+
+    def prepare_inputs(self, prepare_inputs: Callable[[Any], Any], inputs: Any) -> Any:
+        """Return what `_prepare_inputs` returns; in a replay, what it returned when the window was recorded."""
+        if self.replaying:
+            return copied(next(self._prepared))  # type: ignore[arg-type]
+        prepared = prepare_inputs(inputs)
+        if isinstance(self._prepared, list):
+            self._prepared.append(copied(prepared))
+        return prepared
+
+    @contextmanager
+    def _refusing_own_backward(self, model: nn.Module) -> Iterator[None]:
+        """Refuse a `training_step` that makes the first gradients of the window without Accelerate's backward."""
+        accelerator, called = self._trainer.accelerator, list[bool]()
+        backward = accelerator.backward
+
+        def noted(loss: Tensor, **kwargs: Any) -> None:
+            called.append(True)
+            backward(loss, **kwargs)
+
+        with _temporarily(accelerator, "backward", noted):
+            yield
+        if not called and not self._losses and _gradient_versions(model):
+            raise OWN_BACKWARD.error()
+
+    @contextmanager
+    def _replay(self, model: nn.Module, prepared: list[Any], accumulation_steps: int) -> Iterator[None]:
+        """Set the trainer up for a replay of one micro-batch, and put it back afterwards."""
+        trainer = self._trainer
+        before = _gradient_versions(model) if torch.is_grad_enabled() else None
+        with ExitStack() as stack:
+            stack.enter_context(_counts_put_back(trainer))
+            stack.enter_context(_temporarily(trainer, "window", self))
+            stack.enter_context(_temporarily(trainer, "current_gradient_accumulation_steps", accumulation_steps))
+            stack.enter_context(_temporarily(trainer.accelerator, "backward", lambda loss, **kwargs: None))
+            stack.enter_context(_temporarily(self, "_prepared", iter(prepared)))
+            stack.enter_context(_temporarily(self, "replaying", True))
+            yield
+        if before is not None and _gradient_versions(model) != before:
+            raise OWN_BACKWARD.error()
+
+
+class WindowCallback(TrainerCallback):
+    """Hands the window to the optimizer before its step, and closes it after the step.
+
+    Args:
+        trainer: one with `LineSearchTrainerMixin`.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        optimizer = self._trainer.line_search_optimizer
+        if optimizer is not None:
+            if self._trainer.window is None:
+                raise NOT_RECORDED.error()
+            optimizer.closure = self._trainer.window
+
+    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        optimizer = self._trainer.line_search_optimizer
+        if optimizer is not None:
+            optimizer.count_if_left_out()
+        self._trainer.window = None
+
+
+def _gradient_versions(model: nn.Module) -> list[tuple[int, int]]:
+    """Return which gradients there are, and how often each was changed in place."""
+    gradients = (parameter.grad for parameter in model.parameters())
+    return [(id(gradient), gradient._version) for gradient in gradients if gradient is not None]
+
+
+class _Snapshot:
+    """A container and what it holds now, nested containers included."""
+
+    def __init__(self, container: Any) -> None:
+        self._container = container
+        mapping = isinstance(container, _MAPPINGS)
+        self._entries = [
+            (key, _Snapshot(value) if isinstance(value, (*_CONTAINERS, tuple)) else value)
+            for key, value in (container.items() if mapping else enumerate(container))
+        ]
+
+    def restore(self) -> Any:
+        """Put the same objects back into the same containers; return the container."""
+        held = {key: value.restore() if isinstance(value, _Snapshot) else value for key, value in self._entries}
+        now = self._container
+        if isinstance(now, tuple):
+            return now
+        present = dict(now.items() if isinstance(now, _MAPPINGS) else enumerate(now))
+        if present.keys() != held.keys() or any(present[key] is not value for key, value in held.items()):
+            _fill(now, held)
+        return now
+
+    def copy(self) -> Any:
+        """Return a copy that shares no container and no tensor with the original."""
+        held = {key: value.copy() if isinstance(value, _Snapshot) else _cloned(value) for key, value in self._entries}
+        if isinstance(self._container, tuple):
+            make = getattr(self._container, "_make", type(self._container))
+            return make(list(held.values()))
+        duplicate = copy.copy(self._container)
+        _fill(duplicate, held)
+        return duplicate
+
+
+def _fill(container: Any, held: dict[Any, Any]) -> None:
+    container = container.data if isinstance(container, UserDict) else container
+    container.clear()
+    if isinstance(container, dict):
+        for key, value in held.items():
+            container[key] = value
+    elif isinstance(container, set):
+        container.update(held.values())
+    else:
+        container.extend(held.values())
+
+
+def _cloned(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def copied(value: Any) -> Any:
+    """Return a copy of nested inputs, of their containers and tensors; anything else in them is shared."""
+    return _Snapshot(value).copy() if isinstance(value, (*_CONTAINERS, tuple)) else _cloned(value)
+
+
+@contextmanager
+def _counts_put_back(trainer: Trainer) -> Iterator[None]:
+    """Put back the attributes of a trainer that are numbers or containers, and what the containers hold.
+
+    Datasets are left out: they may be lists, and no evaluation changes them.
+    """
+    attributes = {name: value for name, value in vars(trainer).items() if not name.endswith("dataset")}
+    containers = {name: _Snapshot(value) for name, value in attributes.items() if isinstance(value, _CONTAINERS)}
+    counts = {name: value for name, value in attributes.items() if isinstance(value, _COUNTS)}
+    try:
+        yield
+    finally:
+        for name, snapshot in containers.items():
+            counts[name] = snapshot.restore()
+        for name, value in counts.items():
+            setattr(trainer, name, value)
+
+
+@contextmanager
+def _temporarily(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute of an instance for the length of the block."""
+    before = vars(owner).get(name, _MISSING)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if before is _MISSING:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
