@@ -45,10 +45,16 @@ NAMES = {
 FINE_TUNING = ("sst2", "mrpc", "qnli", "mnli")
 
 
-def markdown(rows: list[dict[str, str]]) -> str:
-    """Return rows of formatted cells as a Markdown table: the first column to the left, numbers to the right."""
+def markdown(rows: list[dict[str, str]], texts: int = 1) -> str:
+    """Return rows of formatted cells as a Markdown table: the first columns, which are text, to the left."""
     table = pd.DataFrame(rows).fillna("")
-    return table.to_markdown(index=False, disable_numparse=True, colalign=["left"] + ["right"] * (table.shape[1] - 1))
+    align = ["left"] * texts + ["right"] * (table.shape[1] - texts)
+    return table.to_markdown(index=False, disable_numparse=True, colalign=align)
+
+
+def in_short(rate: float) -> str:
+    """Return a learning rate as people write it, 3e-4."""
+    return f"{rate:.0e}".replace("e-0", "e-")
 
 
 @cache
@@ -76,7 +82,7 @@ def of_task(task: str) -> tuple[pd.Series, pd.DataFrame]:
 
 def scores() -> str:
     """Return what a user gains: `adam_sls`, AdamW untuned, and AdamW at its best learning rate of each task."""
-    rows, untuned_below, best_below = [], [], []
+    rows, over_untuned, over_best = [], [], []
     for task, name in NAMES.items():
         ours, adamw = of_task(task)
         measure = "eval_loss" if pd.isna(ours["score"]) else "score"
@@ -84,20 +90,20 @@ def scores() -> str:
         best = (better * adamw[measure]).idxmax()
         untuned = adamw[measure].get(UNTUNED)
         if untuned is not None:
-            untuned_below.append(better * (ours[measure] - untuned) > 0)
-        best_below.append(better * (ours[measure] - adamw.loc[best, measure]) > 0)
+            over_untuned.append(better * (ours[measure] - untuned) > 0)
+        over_best.append(better * (ours[measure] - adamw.loc[best, measure]) > 0)
         rows.append(
             {
                 "task": name if measure == "score" else f"{name} (evaluation loss)",
                 "`adam_sls`": f"{ours[measure]:.3f}",
-                f"AdamW, {UNTUNED:g}": "not run" if untuned is None else f"{untuned:.3f}",
+                f"AdamW, {in_short(UNTUNED)}": "not run" if untuned is None else f"{untuned:.3f}",
                 "AdamW, best rate": f"{adamw.loc[best, measure]:.3f}",
-                "which is": f"{best:g}",
+                "which is": in_short(best),
             }
         )
     total = (
-        f"`adam_sls` is better than AdamW at {UNTUNED:g} on {sum(untuned_below)} of {len(untuned_below)} tasks, "
-        f"and better than AdamW at its best rate on {sum(best_below)} of {len(best_below)}."
+        f"`adam_sls` is better than AdamW at {in_short(UNTUNED)} on {sum(over_untuned)} of {len(over_untuned)} "
+        f"tasks, and better than AdamW at its best rate on {sum(over_best)} of {len(over_best)}."
     )
     return f"{markdown(rows)}\n\n{total}"
 
@@ -117,9 +123,9 @@ def losses() -> str:
                 "task": name,
                 "seeds": f"{ours['seeds']:.0f}",
                 "`adam_sls`": f"{ours['eval_loss']:.3f}",
-                f"AdamW, {UNTUNED:g}": f"{adamw.loc[UNTUNED, 'eval_loss']:.3f}",
+                f"AdamW, {in_short(UNTUNED)}": f"{adamw.loc[UNTUNED, 'eval_loss']:.3f}",
                 "AdamW, best rate": f"{adamw.loc[best, 'eval_loss']:.3f}",
-                "which is": f"{best:g}",
+                "which is": in_short(best),
                 "over the best": f"{over['best'][-1]:.2f}",
                 "forward passes per step": f"{ours['passes']:.2f}",
             }
@@ -127,7 +133,7 @@ def losses() -> str:
     rows.append(
         {
             "task": "geometric mean of the ratios",
-            f"AdamW, {UNTUNED:g}": f"{gmean(over['untuned']):.2f} times",
+            f"AdamW, {in_short(UNTUNED)}": f"{gmean(over['untuned']):.2f} times",
             "over the best": f"{gmean(over['best']):.2f}",
         }
     )
@@ -142,10 +148,9 @@ def fine_tuning() -> str:
         for column, name in (("train_loss", "training loss"), ("score", "accuracy"), ("eval_loss", "evaluation loss")):
             row = {"task": NAMES[task] if column == "train_loss" else "", "figure": name}
             row["`adam_sls`"] = f"{ours[column]:.3f}"
-            rows.append(
-                row | {f"AdamW, {rate:g}": f"{value:.3f}" for rate, value in adamw[column].sort_index().items()}
-            )
-    return markdown(rows)
+            rates = adamw[column].sort_index().items()
+            rows.append(row | {f"AdamW, {in_short(rate)}": f"{value:.3f}" for rate, value in rates})
+    return markdown(rows, texts=2)
 
 
 def sweep_table(name: str) -> str:
