@@ -23,8 +23,8 @@ import pandas as pd
 from markdown_it import MarkdownIt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from results import read_results
 from scipy.stats import gmean
-from sweep import read_results
 from transformers import HfArgumentParser
 
 PUBLISHED = Path(__file__).parent / "published.json"

@@ -34,6 +34,7 @@ import datasets
 import ray
 import torch
 from filelock import FileLock, Timeout
+from results import RESULTS, read_results
 from rules import rules_of
 from run_peer import PEERS
 from tqdm import tqdm
@@ -42,7 +43,7 @@ from transformers import HfArgumentParser
 from hf_sls import last_complete_checkpoint, mean_log_loss
 
 SCRIPTS = Path(__file__).parent
-RESULTS, LOG, TRAINED = "results.jsonl", "run.log", "trained.json"
+LOG, TRAINED = "run.log", "trained.json"
 PACKAGES = ("torch", "transformers", "hf-sls")
 NOT_RESUMED = ("salsa", "authors_adam_sls")
 """The peers whose state is in no checkpoint."""
@@ -333,16 +334,6 @@ def _headline(task: str) -> str:
 def _remove_models(directory: Path) -> None:
     for path in [*directory.glob("checkpoint-*"), *directory.glob("*.safetensors"), *directory.glob("tokenizer*")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def read_results(output_dir: Path) -> list[dict[str, Any]]:
-    """Return the results of the finished runs; a line that a full disk has cut off is no result."""
-    path = output_dir / RESULTS
-    results = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            results.append(json.loads(line))
-    return results
 
 
 def find_result(run: Run, results: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -28,6 +28,7 @@ import mnist
 import pages
 import tables
 import vision
+from results import read_results
 from rules import rules_of
 
 from .glue import glue_dir
@@ -40,7 +41,7 @@ def run(monkeypatch: pytest.MonkeyPatch, results: Path, script: ModuleType, *arg
     output = ["--output_dir", str(results.parent / "out"), "--results_file", str(results)]
     monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *QUICK, *output, *arguments])
     script.main()
-    return common.read_results(results)
+    return read_results(results)
 
 
 def image_arrays(size: int, channels: int, count: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -321,7 +322,7 @@ def test_the_curves_are_those_of_the_results(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.name)
 def test_each_page_is_up_to_date(page: Any, tmp_path: Path) -> None:
-    records = common.read_results(common.RESULTS)
+    records = read_results(common.RESULTS)
     text = (EXPERIMENTS / f"{page.name}.md").read_text(encoding="utf-8")
     figure = tmp_path / f"{page.name}.png"
     assert pages.with_results(page, text, records, figure) == text
@@ -331,7 +332,7 @@ def test_each_page_is_up_to_date(page: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.name)
 def test_the_results_of_a_page_are_those_of_the_present_rules(page: Any) -> None:
     """After a change of recommended settings the commands of the page run anew what it changes."""
-    records = common.read_results(common.RESULTS)
+    records = read_results(common.RESULTS)
     for line in page.lines:
         for record in line.select(records):
             rules = rules_of(record["settings"]["optim"], record["settings"]["optim_args"])

@@ -30,7 +30,8 @@ from report import (
     table_of_runs,
     time_to_loss,
 )
-from sweep import Run, SweepArguments, execute, find_result, read_results, read_sweep
+from results import read_results
+from sweep import Run, SweepArguments, execute, find_result, read_sweep
 
 SMOKE = SCRIPTS / "sweeps" / "smoke.json"
 

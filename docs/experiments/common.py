@@ -22,6 +22,7 @@ from hf_sls import SLSTrainer, SLSTrainingArguments
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "glue_scripts"))
 
+from results import read_results
 from rules import rules_of
 from step_timer import StepTimer
 
@@ -176,12 +177,6 @@ def described(optimizer: Any) -> str:
 def rounded(value: float) -> float | None:
     """Return five significant digits, or `None` for what is not finite."""
     return float(f"{value:.5g}") if math.isfinite(value) else None
-
-
-def read_results(path: str | Path) -> list[dict[str, Any]]:
-    """Return the runs of a file of results, none if there is no file."""
-    path = Path(path)
-    return list(map(json.loads, path.read_text(encoding="utf-8").splitlines())) if path.is_file() else []
 
 
 def final_loss(record: dict[str, Any]) -> float:

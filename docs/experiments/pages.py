@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, read_results
+from common import RESULTS
+from results import read_results
 from tables import Comparison, Law, Line, Record, Variation
 
 HERE = Path(__file__).parent
