@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from report import (
     as_page,
     by_optimizer,
     curves,
+    main,
     overall,
     report,
     table_of_runs,
@@ -289,6 +293,64 @@ def test_the_tables_are_the_means(tmp_path: Path) -> None:
     assert "| mrpc, small | AdamW 1e-4   |        0.500 |              0.150 |        1.200 |" in text
     assert (tmp_path / "mrpc-small.png").stat().st_size > 10_000
     assert text.count("![") == as_page(text, tmp_path).count("data:image/png;base64") == 2
+
+
+def elements(page: str) -> set[str]:
+    """The names of the elements in an HTML page, as a browser reads it."""
+    found: set[str] = set()
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: found.add(tag)
+    parser.feed(page)
+    return found
+
+
+HOSTILE = "<script>alert(1)</script> | [a](http://b) ![c](../secret.png) `d` <img src=e onerror=f> $\\g"
+
+
+@pytest.mark.parametrize("key", ["task", "size", "optimizer", "metric", "device"])
+def test_the_report_shows_names_as_they_are(key: str, tmp_path: Path) -> None:
+    """A name is no HTML, no link, no picture and no cell of a table."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    plain, hostile = (
+        [{**made_up(name, 0, "mrpc", 0.1, 0.7), key: value} for name in ("AdamW", "adam_sls")]
+        for value in ("name", HOSTILE)
+    )
+    if key == "optimizer":
+        plain, hostile = ([{**runs[0], "optimizer": "AdamW"}, runs[1]] for runs in (plain, hostile))
+    expected, page = (as_page(report(table_of_runs(runs), out, ReportArguments("")), out) for runs in (plain, hostile))
+    assert elements(page) == elements(expected)
+    assert html.escape(HOSTILE) in page
+    assert page.count("<td") == expected.count("<td")
+    assert page.count("data:image/png") == 2
+    assert base64.b64encode(b"secret").decode() not in page
+
+
+def test_the_report_embeds_pictures_of_its_own_folder_only(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for path in (tmp_path / "outside.png", out / "inside.png"):
+        path.write_bytes(path.stem.encode())
+    (out / "link.png").symlink_to(tmp_path / "outside.png")
+    sources = ("../outside.png", "%2e%2e/outside.png", str(tmp_path / "outside.png"), "link.png", "http://a/b.png")
+    page = as_page("\n\n".join(f"![a]({source})" for source in (*sources, "inside.png")), out)
+    assert page.count("<img") == 1
+    assert f"data:image/png;base64,{base64.b64encode(b'inside').decode()}" in page
+    assert "outside" not in page
+
+
+@pytest.mark.parametrize("missing", ["score_per_epoch", "versions", "optimizer"])
+def test_a_result_without_a_key_is_named(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [made_up("adam_sls", seed, "mrpc", 0.1, 0.7) for seed in (0, 1)]
+    del rows[1][missing]
+    (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path)])
+    with pytest.raises(SystemExit, match=rf"results\.jsonl, line 2 \(task mrpc, .*seed 1\) lacks {missing}\."):
+        main()
+    (tmp_path / "results.jsonl").write_text("[1]")
+    with pytest.raises(SystemExit, match=r"line 1 \(no name\) lacks task, size"):
+        main()
 
 
 def test_a_loss_that_is_never_reached_is_said_to_be(tmp_path: Path) -> None:
