@@ -35,7 +35,7 @@ from report import (
     time_to_loss,
 )
 from results import read_results
-from sweep import Run, SweepArguments, execute, find_result, read_sweep
+from sweep import Run, SweepArguments, execute, find_result, read_sweep, start_ray
 
 SMOKE = SCRIPTS / "sweeps" / "smoke.json"
 
@@ -197,7 +197,38 @@ def test_more_than_there_is_cannot_be_asked_for(tmp_path: Path, model_dir: Path)
     asked = command(tmp_path, "--cpus_per_run", "1000")
     ended = subprocess.run(asked, env=environment(), capture_output=True, text=True, check=False)
     assert ended.returncode == 1
-    assert "cpus_per_run=1000 and gpus_per_run=0.0 are not to be had here" in ended.stderr
+    assert "cpus_per_run=1000 and gpus_per_run=0.0 are not available" in ended.stderr
+
+
+LISTENING = """
+import ipaddress, json, psutil
+from sweep import start_ray
+ray = start_ray(None)
+ray.get(ray.remote(lambda: None).remote())
+own = psutil.Process()
+sockets = [s for p in [own, *own.children(recursive=True)] for s in p.net_connections() if s.status == "LISTEN"]
+addresses = {s.laddr.ip.removeprefix("::ffff:") for s in sockets}
+print(json.dumps([len(sockets), [a for a in addresses if not ipaddress.ip_address(a).is_loopback]]))
+"""
+
+
+def test_without_an_address_ray_listens_on_loopback_only() -> None:
+    """Every process of Ray, in an interpreter that has not imported it before."""
+    path = os.pathsep.join([str(SCRIPTS), *sys.path])
+    listening = [sys.executable, "-c", LISTENING]
+    printed = subprocess.run(listening, check=True, env={**environment(), "PYTHONPATH": path}, stdout=subprocess.PIPE)
+    count, foreign = json.loads(printed.stdout.splitlines()[-1])
+    assert count >= 3
+    assert foreign == []
+
+
+def test_with_an_address_ray_joins_that_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray, "init", lambda **settings: asked.append(settings))
+    monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", raising=False)
+    assert start_ray("10.0.0.1:6379") is ray
+    assert (asked[0]["address"], asked[0]["include_dashboard"]) == ("10.0.0.1:6379", False)
+    assert "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" not in os.environ
 
 
 def test_with_other_rules_it_is_another_run() -> None:
