@@ -1,9 +1,8 @@
-"""What the model card of a GLUE run says: the data, the scores, and the command that repeats it."""
+"""The model card of a GLUE run: the data, the scores, and the command that repeats the run."""
 
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -13,6 +12,8 @@ from huggingface_hub import EvalResult
 from tasks import HUB_DATASET, Task
 from transformers import HfArgumentParser
 
+from hf_sls.model_card import publishable
+
 DEMO_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _HUB_NAMES = {
     "accuracy": "accuracy",
@@ -21,9 +22,6 @@ _HUB_NAMES = {
     "pearson": "pearsonr",
     "spearmanr": "spearmanr",
 }
-_NOT_OF_THE_RUN = re.compile(
-    "hub_.*|push_to_hub.*|resume_from_checkpoint|report_to|run_name|logging_dir|log_level.*|disable_tqdm|use_cpu|cache_dir"
-)
 
 
 def card_settings(
@@ -38,11 +36,11 @@ def card_settings(
 
     Args:
         task: the GLUE task.
-        base_model: the model on the Hub that was fine-tuned, if it is one.
-        scores: the metrics of each evaluated split, by split; their names start with `eval`.
-        max_eval_samples: how many examples were evaluated, where not all were.
-        command: what repeats the run.
-        picture: the picture of the run; it may be missing.
+        base_model: name on the Hub of the model that was fine-tuned, or `None`.
+        scores: metrics of each evaluated split, by split; their names start with `eval`.
+        max_eval_samples: number of examples evaluated, or `None` for all.
+        command: the command that repeats the run.
+        picture: the picture of the run, which need not exist.
     """
     name = f"GLUE {task.name.upper()}"
     return {
@@ -75,18 +73,16 @@ def card_settings(
 
 
 def repeating_command(parser: HfArgumentParser, script: str) -> str:
-    """Return the command line of this run: the arguments that shape it and differ from their defaults.
+    """Return the command line of this run, with the arguments that differ from their defaults.
 
-    Tokens are left out, and of a local path only the name is told.
+    Secrets and arguments without effect on the model are left out. Of a local path only the last part is kept.
     """
     if len(sys.argv) == 2 and sys.argv[1].endswith(".json"):
         given = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     else:
         given = vars(parser.parse_args())
     defaults = vars(parser.parse_args([]))
-    changed = {
-        name: value for name, value in given.items() if value != defaults[name] and not _NOT_OF_THE_RUN.fullmatch(name)
-    }
+    changed = publishable({name: value for name, value in given.items() if value != defaults[name]})
     words = [f"--{name} {_on_the_command_line(name, value)}" for name, value in changed.items()]
     return " \\\n    ".join([f"python {script}", *words])
 

@@ -1,4 +1,4 @@
-"""Tables and figures of a sweep, from its results alone: Markdown, PNG and SVG, and one HTML page that opens offline.
+"""Write the report of a sweep from its results: Markdown, PNG and SVG, and one HTML page that opens offline.
 
     python glue_scripts/report.py out-smoke
 
@@ -15,33 +15,41 @@ import json
 import re
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
+from curves import Curves, as_rows, draw_curves
 from markdown_it import MarkdownIt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from results import read_results
 from scipy.stats import gmean
-from sweep import read_results
 from transformers import HfArgumentParser
 
 PUBLISHED = Path(__file__).parent / "published.json"
 BASELINE = "AdamW"
+REQUIRED = (
+    *("task", "size", "optimizer", "seed", "settings", "final_loss", "mean_log_loss", "metric", "score"),
+    *("score_per_epoch", "losses", "step_sizes", "forward_passes", "backward_passes", "training_seconds"),
+    *("resumed", "device", "versions"),
+)
+"""The keys of a result that the report reads."""
 _NAME = ["task", "size", "optimizer"]
 _CELL = [*_NAME, "seed"]
-_STYLES = [("black", "-"), ("tab:red", "--"), ("tab:blue", "-."), ("tab:green", ":"), ("tab:purple", (0, (5, 1)))]
+_LINES_IN_A_FIGURE = 5
 
 
 @dataclass
 class ReportArguments:
-    """What to report on."""
+    """Which sweep to report on, and how to draw it."""
 
     results: str = field(metadata={"help": "Directory of the sweep, with its results.jsonl."})
-    output_dir: str | None = field(default=None, metadata={"help": "Where to write; by default into the directory."})
-    optimizers: list[str] = field(default_factory=list, metadata={"help": "Only these in the figures (default: five)."})
-    smoothing: float = field(default=0.9, metadata={"help": "Decay of the average in the smoothed figures, in [0, 1)."})
+    output_dir: str | None = field(default=None, metadata={"help": "Where to write; by default that directory."})
+    optimizers: list[str] = field(default_factory=list, metadata={"help": "Draw only these; by default the best few."})
+    smoothing: float = field(default=0.9, metadata={"help": "Decay of the moving average of the loss, in [0, 1)."})
 
     def __post_init__(self) -> None:
         if not 0 <= self.smoothing < 1:
@@ -54,9 +62,12 @@ def main() -> None:
     (args,) = HfArgumentParser(ReportArguments).parse_args_into_dataclasses(
         ["--results", *argv] if argv and not argv[0].startswith("-") else argv
     )
-    results = read_results(Path(args.results))
+    try:
+        results = read_results(args.results, REQUIRED)
+    except ValueError as error:
+        raise SystemExit(f"results={args.results!r} cannot be reported on: {error}") from None
     if not results:
-        raise SystemExit(f"results={args.results!r} has no finished run: no results.jsonl, or an empty one.")
+        raise SystemExit(f"results={args.results!r} has no finished run: results.jsonl is missing or empty.")
     output_dir = Path(args.output_dir or args.results)
     output_dir.mkdir(parents=True, exist_ok=True)
     runs = table_of_runs(results)
@@ -67,14 +78,14 @@ def main() -> None:
 
 
 def table_of_runs(results: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return one row a run, with what the tables average; of an optimizer with several settings those run last."""
+    """Return one row per run; where an optimizer has run with several settings, only its last ones are kept."""
     runs = pd.DataFrame(results)
     runs["kind"] = [
         json.dumps([{**result["settings"], "seed": None}, result.get("rules")], sort_keys=True) for result in results
     ]
     runs = runs.drop_duplicates([*_CELL, "kind"], keep="last")
     runs = runs[runs["kind"] == runs.groupby(_NAME)["kind"].transform("last")]
-    runs["best_score"] = runs["score_per_epoch"].map(max)
+    runs["best_score"] = runs["score_per_epoch"].map(partial(max, default=np.nan))
     runs["passes"] = runs["forward_passes"] / runs["backward_passes"]
     seconds = runs["training_seconds"].where(~runs["resumed"])
     baseline = seconds.where(runs["optimizer"].str.startswith(BASELINE))
@@ -83,7 +94,7 @@ def table_of_runs(results: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def by_optimizer(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return mean, spread and best of each task, size and optimizer."""
+    """Return mean, spread and best over the seeds, for each task, size and optimizer."""
     grouped = runs.groupby(["size", "task", "optimizer"], sort=False)
     return grouped.agg(
         seeds=("seed", "nunique"),
@@ -100,7 +111,7 @@ def by_optimizer(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def overall(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the means over the tasks, and the average ranks, of the optimizers that have run on all of them."""
+    """Return means over the tasks and average ranks of the optimizers that have run on every task with every seed."""
     seeds = table["seeds"].unstack("optimizer")
     complete = seeds.columns[(seeds == seeds.max().max()).all()]
     table = table[table.index.get_level_values("optimizer").isin(complete)]
@@ -126,9 +137,9 @@ def overall(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def against_best_baseline(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return `name` against the AdamW of least loss on each task: loss ratio, score difference, time ratio.
+    """Compare `name` on each task with the AdamW of least loss: loss ratio, score difference, time ratio.
 
-    An AdamW that has run with fewer seeds is no match.
+    An AdamW that has run with fewer seeds than `name` is left out.
     """
     rows = []
     for (size, task), of_task in table.groupby(["size", "task"], sort=False):
@@ -154,10 +165,10 @@ def against_best_baseline(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def time_to_loss(runs: pd.DataFrame, targets: tuple[float, ...], decay: float) -> pd.DataFrame:
-    """Return steps and time until the averaged training loss is at a target, as medians over tasks and seeds.
+    """Return the steps and the time until the smoothed training loss reaches a target, as medians over tasks and seeds.
 
-    The time is in units of the median whole run of AdamW on the same task and device. A run that never gets there
-    counts as infinitely long. Optimizers that have not run on each task with each seed are left out.
+    The time is in units of the median run of AdamW on the same task and device. It is infinite for a run that never
+    reaches the target. Optimizers that have not run on every task with every seed are left out.
     """
     cells = runs.groupby("optimizer")["optimizer"].transform("size")
     runs = runs[cells == cells.max()]
@@ -167,15 +178,15 @@ def time_to_loss(runs: pd.DataFrame, targets: tuple[float, ...], decay: float) -
         for target in targets:
             below = np.flatnonzero(averaged <= target)
             steps = below[0] + 1 if len(below) else np.inf
-            time = _share_of_time(run, steps) * run["time"]
+            time = _fraction_of_time(run, steps) * run["time"]
             reached.append({"optimizer": run["optimizer"], "loss": target, "steps": steps, "time": time})
     medians = pd.DataFrame(reached).groupby(["optimizer", "loss"], sort=False).median().unstack("loss")
     medians.columns = [f"{what} to {target:g}" for what, target in medians.columns]
     return medians.sort_values(list(medians.columns))
 
 
-def _share_of_time(run: pd.Series, steps: float) -> float:
-    """Return the share of the time that went into the first steps; all took alike in runs that have not kept it."""
+def _fraction_of_time(run: pd.Series, steps: float) -> float:
+    """Return the fraction of the time spent in the first `steps`; steps without a time of their own count equally."""
     seconds = run.get("step_seconds")
     if steps == np.inf or not isinstance(seconds, list) or None in seconds:
         return steps / len(run["losses"])
@@ -183,13 +194,14 @@ def _share_of_time(run: pd.Series, steps: float) -> float:
 
 
 def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
-    """Return the report as Markdown; its figures are written to `output_dir`."""
+    """Return the report as Markdown, and write its figures to `output_dir`."""
     table = by_optimizer(runs)
     means = overall(table)
     versions = sorted({", ".join(f"{k} {v}" for k, v in versions.items()) for versions in runs["versions"]})
+    made_on = f"{'; '.join(sorted(map(str, runs['device'].unique())))}. Versions: {'; '.join(versions)}."
     parts = [
         "# Report",
-        f"{len(runs)} runs on {'; '.join(sorted(runs['device'].unique()))}. Versions: {'; '.join(versions)}.",
+        f"{len(runs)} runs on {_plain(made_on)}",
         __doc__.split("\n\n")[2].replace("\n", " "),
         "## All tasks",
         _markdown(means.reset_index()) if len(means) else "No optimizer has run on each task yet.",
@@ -207,7 +219,7 @@ def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
     for size, of_size in runs.groupby("size", sort=False):
         reached = time_to_loss(of_size, (0.5, 0.2, 0.1), args.smoothing)
         parts += [
-            f"## Steps and time to a training loss, {size}",
+            f"## Steps and time to a training loss, {_plain(size)}",
             f"Averaged with decay {args.smoothing:g}; medians over tasks and seeds, in units of AdamW's whole run.",
             _markdown(reached.map(lambda x: "never" if x == np.inf else f"{x:.3f}" if x == x else None).reset_index()),
         ]
@@ -215,6 +227,7 @@ def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
     parts += [f"Published values below, where there are any: {published['source']}."]
     order = list(means.index) + [name for name in runs["optimizer"].unique() if name not in means.index]
     for (size, task), of_task in table.groupby(["size", "task"], sort=False):
+        title = _plain(f"{task}, {size}")
         of_task = of_task.sort_values("final_loss")
         rows = of_task.droplevel(["size", "task"])
         of_runs = runs[(runs["task"] == task) & (runs["size"] == size)]
@@ -237,7 +250,7 @@ def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
             values = published[what].get(size, {}).get(task, {})
             if set(values) & set(rows.index):
                 shown[f"published {what.replace('_', ' ')}, BERT-base"] = [values.get(name) for name in rows.index]
-        parts += [f"## {task}, {size}", _markdown(shown.reset_index())]
+        parts += [f"## {title}", _markdown(shown.reset_index())]
         names = [name for name in args.optimizers if name in rows.index] or _in_the_picture(rows, order)
         for smoothing in dict.fromkeys((args.smoothing, 0.0)):
             stem = re.sub(r"[^\w.-]+", "_", f"{task}-{size}{'' if smoothing else '-raw'}")
@@ -246,49 +259,35 @@ def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
                 figure.savefig(
                     output_dir / f"{stem}.{extension}", dpi=120, metadata=None if extension == "png" else {"Date": None}
                 )
-            parts.append(f"![{task}, {size}: loss, step size, score]({stem}.png)")
+            parts.append(f"![{title}: loss, step size, score]({stem}.png)")
     return "\n\n".join(parts) + "\n"
 
 
 def _in_the_picture(rows: pd.DataFrame, order: list[str]) -> list[str]:
-    """Return our default, the AdamW of least loss, Adam as published, and the others by their loss over all tasks."""
+    """Return `adam_sls`, the AdamW of least loss, Adam as published, then the others in the order given."""
     baselines = rows[rows.index.str.startswith(BASELINE)]["final_loss"].dropna()
     first = ["adam_sls", *([baselines.idxmin()] if len(baselines) else []), "Adam, cosine, 2e-5"]
-    return [name for name in dict.fromkeys([*first, *order]) if name in rows.index][: len(_STYLES)]
+    return [name for name in dict.fromkeys([*first, *order]) if name in rows.index][:_LINES_IN_A_FIGURE]
 
 
 def curves(runs: pd.DataFrame, names: list[str], smoothing: float) -> Figure:
-    """Draw loss and step size against steps on log axes, and the score of each epoch: mean and range over the seeds."""
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    loss, step_size, score = figure.subplots(1, 3)
-    for name, (color, style) in zip(names, _STYLES):
+    """Plot loss, step size and score of the named optimizers: mean and range over the seeds."""
+    lines = {}
+    for name in names:
         own = runs[runs["optimizer"] == name]
-        line = {"color": color, "linestyle": style, "label": name}
-        _band(loss, [_smoothed(x, smoothing) for x in own["losses"]], 0, line)
-        _band(step_size, [[s if s > 0 else np.nan for s in x] for x in own["step_sizes"]], 0, line)
-        _band(score, list(own["score_per_epoch"]), 1, line, log=False)
+        scores = as_rows(list(own["score_per_epoch"]))
+        lines[name] = Curves(
+            losses=as_rows([_smoothed(losses, smoothing) for losses in own["losses"]]),
+            step_sizes=as_rows(list(own["step_sizes"])),
+            epochs=np.arange(scores.shape[1]) + 1,
+            scores=scores,
+        )
     average = f", average with decay {smoothing:g}" if smoothing else ""
-    loss.set(xlabel="step", ylabel=f"training loss{average}", yscale="log")
-    step_size.set(xlabel="step", ylabel="step size", yscale="log")
-    score.set(xlabel="epoch", ylabel=runs["metric"].iloc[0])
-    for axis in (loss, step_size, score):
-        axis.grid(alpha=0.3, linewidth=0.5)
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(*loss.get_legend_handles_labels(), loc="outside upper center", ncols=len(names), frameon=False)
-    return figure
-
-
-def _band(axis: Axes, curves: list[list[float]], first: int, line: dict[str, Any], log: bool = True) -> None:
-    length = min(map(len, curves))
-    values = np.array([curve[:length] for curve in curves], dtype=float)
-    mean = np.exp(np.log(values).mean(axis=0)) if log else values.mean(axis=0)
-    x = np.arange(first, first + length)
-    axis.plot(x, mean, linewidth=1.4, **line)
-    axis.fill_between(x, values.min(axis=0), values.max(axis=0), color=line["color"], alpha=0.15, linewidth=0)
+    return draw_curves(lines, f"training loss{average}", str(runs["metric"].iloc[0]))
 
 
 def _smoothed(values: list[float], decay: float) -> list[float]:
-    """Return the average with a decay; after a loss that is NaN or infinite there is none."""
+    """Return the exponential moving average, which ends before the first loss that is NaN or infinite."""
     losses = pd.Series(values, dtype=float)
     averaged = losses.ewm(alpha=1 - decay).mean() if decay else losses
     return list(averaged.where(np.isfinite(losses).cummin()))
@@ -296,18 +295,32 @@ def _smoothed(values: list[float], decay: float) -> list[float]:
 
 def _markdown(table: pd.DataFrame) -> str:
     table = table.replace(np.inf, np.nan).astype(object)
-    return table.where(table.notna(), None).to_markdown(index=False, floatfmt=".3f", missingval="")
+    table = table.where(table.notna(), None).rename(columns=_plain)
+    return table.map(lambda cell: _plain(cell) if isinstance(cell, str) else cell).to_markdown(
+        index=False, floatfmt=".3f", missingval=""
+    )
+
+
+def _plain(text: Any) -> str:
+    """Return a name from the results as Markdown that shows it as it is: no HTML, link, picture or cell of its own."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(str(text).split()))
 
 
 def as_page(text: str, directory: Path) -> str:
-    """Return Markdown as an HTML page with its pictures inside."""
-    body = MarkdownIt("commonmark").enable("table").render(text)
+    """Return Markdown as an HTML page that embeds the pictures of `directory`.
 
-    def inline(match: re.Match[str]) -> str:
-        data = base64.b64encode((directory / match[1]).read_bytes()).decode()
-        return f'src="data:image/png;base64,{data}"'
+    HTML in the text is shown as text. A picture from elsewhere, a link to another directory included, is left out.
+    """
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
 
-    body = re.sub(r'src="([^":]+\.png)"', inline, body)
+    def embed(match: re.Match[str]) -> str:
+        picture = (directory / unquote(match["source"])).resolve()
+        if not (picture.parent == directory.resolve() and picture.suffix == ".png" and picture.is_file()):
+            return ""
+        data = base64.b64encode(picture.read_bytes()).decode()
+        return match[0].replace(match["source"], f"data:image/png;base64,{data}", 1)
+
+    body = re.sub(r'<img src="(?P<source>[^"]*)"[^>]*>', embed, body)
     return f"""<!doctype html>
 <html lang="en">
 <head>

@@ -1,12 +1,14 @@
-"""Run a sweep of `run_glue.py`: tasks x sizes x optimizers x seeds, as one file names them.
+"""Run a sweep of `run_glue.py`: tasks x sizes x optimizers x seeds, as listed in a JSON file.
 
     python glue_scripts/sweep.py glue_scripts/sweeps/smoke.json
     python glue_scripts/sweep.py glue_scripts/sweeps/bert-base.json --gpus_per_run 0.5 --address auto
 
-Ray schedules the runs, on this machine or on the cluster at `--address`. A run that dies goes on from its last
-checkpoint, a finished one is never repeated: start the same command again after a failure, or a second time to share
-the work. Every finished run is one line of `results.jsonl` in `output_dir`; `report.py` makes tables and figures of it.
-Times on a GPU mean something with one run on each, `--gpus_per_run 1`.
+Ray schedules the runs, on this machine or on the cluster at `--address`. A run that fails is resumed from its last
+checkpoint, and a finished run is never repeated: start the same command again after a failure, or a second time beside
+the first to share the work. Each finished run adds a line to `results.jsonl` in `output_dir`, from which `report.py`
+writes tables and figures. To compare times on a GPU, give each run a whole one: `--gpus_per_run 1`.
+
+Without `--address` Ray listens on the loopback interface only, and its dashboard is off.
 """
 
 from __future__ import annotations
@@ -31,9 +33,9 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import ray
 import torch
 from filelock import FileLock, Timeout
+from results import RESULTS, read_results
 from rules import rules_of
 from run_peer import PEERS
 from tqdm import tqdm
@@ -42,27 +44,35 @@ from transformers import HfArgumentParser
 from hf_sls import last_complete_checkpoint, mean_log_loss
 
 SCRIPTS = Path(__file__).parent
-RESULTS, LOG, TRAINED = "results.jsonl", "run.log", "trained.json"
+LOG, TRAINED = "run.log", "trained.json"
 PACKAGES = ("torch", "transformers", "hf-sls")
 NOT_RESUMED = ("salsa", "authors_adam_sls")
-"""The peers whose state is in no checkpoint."""
+"""Peers whose state is not in the checkpoints, so that their runs start over."""
 
 
 @dataclass
 class SweepArguments:
-    """What to run, and on what."""
+    """Which sweep to run, where to write, and the resources of each run."""
 
     sweep: str = field(metadata={"help": "JSON file of the sweep: settings, tasks, sizes, optimizers, seeds."})
     output_dir: str | None = field(default=None, metadata={"help": "Where to write; by default out-<name of sweep>."})
-    data_root: str | None = field(default=None, metadata={"help": "Directory with one data_dir a task; else the Hub."})
-    only: str | None = field(default=None, metadata={"help": "Run only those whose name matches this pattern."})
-    address: str | None = field(default=None, metadata={"help": "Address of a Ray cluster; by default this machine."})
-    cpus_per_run: int = field(default=1, metadata={"help": "CPU cores for each run."})
-    gpus_per_run: float = field(default=0.0, metadata={"help": "Share of a GPU for each run, 0.5 for two on one."})
-    device_name: str | None = field(
-        default=None, metadata={"help": "Name of the device in the results; times of one name are compared."}
+    data_root: str | None = field(
+        default=None, metadata={"help": "Directory with one data_dir per task; else the Hub."}
     )
-    retries: int = field(default=2, metadata={"help": "How often a run that died is tried again."})
+    only: str | None = field(
+        default=None, metadata={"help": "Run only those whose name matches this regular expression."}
+    )
+    address: str | None = field(
+        default=None, metadata={"help": "Address of a Ray cluster; by default Ray starts on loopback."}
+    )
+    cpus_per_run: int = field(default=1, metadata={"help": "CPU cores for each run."})
+    gpus_per_run: float = field(
+        default=0.0, metadata={"help": "Fraction of a GPU for each run; with 0.5, two runs share one."}
+    )
+    device_name: str | None = field(
+        default=None, metadata={"help": "Name of the device in the results; only times of the same name are compared."}
+    )
+    retries: int = field(default=2, metadata={"help": "How often a run that failed is tried again."})
     keep_models: bool = field(default=False, metadata={"help": "Whether to keep the trained models."})
 
     def __post_init__(self) -> None:
@@ -80,7 +90,7 @@ class SweepArguments:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the sweep: the arguments of `run_glue.py`, without places."""
+    """One run of the sweep: the arguments of `run_glue.py`, without paths."""
 
     task: str
     size: str
@@ -89,41 +99,48 @@ class Run:
     settings: dict[str, Any]
     peer: str | None
     rules: str | None = None
-    """What a line search consists of: with other recommended settings it is another run."""
+    """The rules of a line search, as text: with other defaults of the package it is another run."""
 
     @property
     def label(self) -> str:
-        """What to call it."""
+        """Its name in messages."""
         return "-".join((self.task, self.size, self.optimizer, str(self.seed)))
 
     @property
     def name(self) -> str:
-        """The name of its directory, another one for other settings."""
+        """The name of its directory, which differs for other settings."""
         identity = {key: value for key, value in self.identity.items() if (key, value) != ("rules", None)}
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         return f"{re.sub(r'[^-.0-9A-Za-z]+', '_', self.label)}-{digest[:6]}"
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes two runs the same."""
+        """The fields by which two runs are the same."""
         return asdict(self)
 
 
 def read_sweep(path: str | Path) -> list[Run]:
     """Return the runs of a sweep file.
 
-    The file is a JSON object: `settings` (arguments of `run_glue.py` for all runs; a `data_dir` is relative to the
-    file), `tasks` (names), `sizes` (name to arguments), `optimizers` (name to arguments, among them `peer` for one of
-    the names of `run_peer.py`; or the name of another sweep file beside this one, for the optimizers of that), `seeds`.
+    The file is a JSON object with five keys:
+
+    - `settings`: arguments of `run_glue.py` for all runs; a `data_dir` is relative to the file.
+    - `tasks`: names of GLUE tasks.
+    - `sizes`: from a name to arguments.
+    - `optimizers`: from a name to arguments, or the name of another sweep file in the same directory, whose optimizers
+      are used. The argument `peer` names an optimizer of `run_peer.py`.
+    - `seeds`: integers.
 
     Raises:
-        ValueError: a key is missing or unknown, or is empty; a peer is unknown, or the settings of a line search are;
-            the other file lists no optimizers.
+        ValueError: a key is missing, unknown or empty; a peer or the settings of a line search are not valid; the
+            other file has no optimizers.
     """
     sweep = json.loads(Path(path).read_text(encoding="utf-8"))
     keys = {"settings", "tasks", "sizes", "optimizers", "seeds"}
     if set(sweep) != keys or not all(sweep[key] for key in keys - {"settings"}):
-        raise ValueError(f"{path} has the keys {sorted(sweep)}; {sorted(keys)} are needed, none but settings empty.")
+        raise ValueError(
+            f"{path} has the keys {sorted(sweep)}; {sorted(keys)} are needed, and only settings may be empty."
+        )
     optimizers = _optimizers(sweep["optimizers"], Path(path))
     peers = {arguments.get("peer") for arguments in optimizers.values()} - {None}
     if not peers <= PEERS.keys():
@@ -159,8 +176,8 @@ def main() -> None:
     waiting = [run for run in wanted if find_result(run, results) is None]
     print(f"{len(wanted)} runs, {len(wanted) - len(waiting)} of them finished before.")
 
-    ray.init(address=args.address or "local", include_dashboard=False, log_to_driver=False, configure_logging=False)
-    _check_resources(args)
+    ray = start_ray(args.address)
+    _check_resources(args, ray.cluster_resources())
     remote = ray.remote(
         num_cpus=args.cpus_per_run,
         num_gpus=args.gpus_per_run,
@@ -193,28 +210,42 @@ def main() -> None:
                     )
     to_parquet(output_dir)
     if elsewhere:
-        print(f"{len(elsewhere)} runs are under way in another sweep on the same directory.")
+        print(f"{len(elsewhere)} runs are in progress in another sweep with the same output_dir.")
     if failed:
         raise SystemExit(f"{len(failed)} runs failed, see {LOG} in their directories: {', '.join(failed)}")
 
 
-def _check_resources(args: SweepArguments) -> None:
-    """Say so where the runs would wait for ever, or leave a GPU alone."""
-    has = ray.cluster_resources()
-    cores, gpus = has.get("CPU", 0), has.get("GPU", 0)
+def start_ray(address: str | None) -> Any:
+    """Start Ray on this machine, or connect to the cluster at `address`, and return the module.
+
+    A Ray started here listens on the loopback interface only, where it otherwise accepts connections from anywhere. It
+    reads the variable for that when it is imported.
+    """
+    if address is None:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    import ray
+
+    ray.init(address=address or "local", include_dashboard=False, log_to_driver=False, configure_logging=False)
+    return ray
+
+
+def _check_resources(args: SweepArguments, available: dict[str, float]) -> None:
+    """Stop if no run could ever start, and say so if a GPU would be idle."""
+    cores, gpus = available.get("CPU", 0), available.get("GPU", 0)
     if args.address is None and (args.cpus_per_run > cores or args.gpus_per_run > gpus):
         raise SystemExit(
-            f"cpus_per_run={args.cpus_per_run} and gpus_per_run={args.gpus_per_run} are not to be had here: there are "
+            f"cpus_per_run={args.cpus_per_run} and gpus_per_run={args.gpus_per_run} are not available: there are "
             f"{cores:g} cores and {gpus:g} GPUs."
         )
     if gpus and not args.gpus_per_run:
-        print("The runs do not use the GPU; --gpus_per_run 1 gives one to each.")
+        print("The runs do not use the GPU. With --gpus_per_run 1 each of them gets one.")
 
 
 def execute(run: Run, args: SweepArguments, output_dir: Path) -> dict[str, Any] | None:
-    """Run `run_glue.py` in this process, from its last checkpoint if it has one; return the result.
+    """Run `run_glue.py` in this process, from its last checkpoint if there is one.
 
-    `None` if another process is at it.
+    Returns:
+        The result; `None` if another process is executing the same run.
     """
     directory = output_dir / run.name
     directory.mkdir(exist_ok=True)
@@ -238,7 +269,7 @@ def execute(run: Run, args: SweepArguments, output_dir: Path) -> dict[str, Any] 
 
 
 def _train(run: Run, args: SweepArguments, directory: Path) -> dict[str, Any]:
-    """Run the script to its end, and return what its own files do not say: times, device, versions."""
+    """Run the script, and return what its own files do not record: times, device, versions."""
     settings = {"save_strategy": "epoch", "save_total_limit": 1, "report_to": "none", "use_cpu": args.gpus_per_run == 0}
     settings |= {**run.settings, "output_dir": str(directory), "disable_tqdm": True}
     if args.data_root is not None:
@@ -273,7 +304,7 @@ def _train(run: Run, args: SweepArguments, directory: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON in one piece or not at all."""
+    """Write JSON to a file atomically."""
     temporary = path.with_suffix(".part")
     temporary.write_text(json.dumps(content), encoding="utf-8")
     temporary.replace(path)
@@ -281,7 +312,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _as_script(argv: list[Any], log: Any) -> Iterator[None]:
-    """Give a script its command line, its import path and its output file."""
+    """Set the command line and the import path for a script, and redirect its output to `log`."""
     argv_before, path_before = sys.argv, sys.path
     sys.argv, sys.path = [str(argument) for argument in argv], [str(SCRIPTS), *sys.path]
     try:
@@ -292,13 +323,13 @@ def _as_script(argv: list[Any], log: Any) -> Iterator[None]:
 
 
 def cpu_seconds() -> float:
-    """Return the processor time that this process has used."""
+    """Return the processor time of this process, in seconds."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
 
 def result_of(run: Run, directory: Path) -> dict[str, Any]:
-    """Return what a finished run says of itself: settings, versions, device, curves, passes and times."""
+    """Return the result of a finished run: settings, versions, device, curves, passes and times."""
     metrics = json.loads((directory / "all_results.json").read_text(encoding="utf-8"))
     state = json.loads((directory / "trainer_state.json").read_text(encoding="utf-8"))
     steps = [entry for entry in state["log_history"] if "loss" in entry]
@@ -335,18 +366,8 @@ def _remove_models(directory: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def read_results(output_dir: Path) -> list[dict[str, Any]]:
-    """Return the results of the finished runs; a line that a full disk has cut off is no result."""
-    path = output_dir / RESULTS
-    results = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            results.append(json.loads(line))
-    return results
-
-
 def find_result(run: Run, results: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the result of this very run, if it is among those of the finished ones."""
+    """Return the result of `run`, or `None` if it has not finished."""
     for result in results:
         if all(result.get(key) == value for key, value in run.identity.items()):
             return result
@@ -354,7 +375,7 @@ def find_result(run: Run, results: list[dict[str, Any]]) -> dict[str, Any] | Non
 
 
 def epochs_of(run: Run, output_dir: Path) -> str:
-    """Return the name of a run that has begun, and the epochs in its log."""
+    """Return the name of a run with the last epoch in its log; an empty string before it has begun."""
     path = output_dir / run.name / LOG
     if not path.exists():
         return ""
@@ -363,7 +384,7 @@ def epochs_of(run: Run, output_dir: Path) -> str:
 
 
 def to_parquet(output_dir: Path) -> None:
-    """Write the results as `results.parquet` too, with nested settings as JSON."""
+    """Write the results to `results.parquet`, with nested values as JSON."""
     nested = ("settings", "scores", "versions")
     with FileLock(output_dir / "lock"):
         results = read_results(output_dir)
@@ -379,7 +400,7 @@ def to_parquet(output_dir: Path) -> None:
 
 
 def _with_flag(argv: list[str]) -> list[str]:
-    """Take the first argument as `--sweep` if it has no flag."""
+    """Return the arguments with `--sweep` in front of a first argument that has no flag."""
     return ["--sweep", *argv] if argv and not argv[0].startswith("-") else argv
 
 

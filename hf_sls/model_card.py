@@ -1,10 +1,10 @@
-"""What a model card says of a run beyond the Trainer's: its line search, its picture, and how to repeat it."""
+"""Add to the Trainer's model card the line search, a picture of the run, and how to repeat it."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from enum import Enum
 from pathlib import Path
@@ -23,12 +23,13 @@ _TEMPLATE = Path(__file__).parent / "model_card_template.md"
 _VERSIONS = "### Framework versions"
 _ROWS_OF_THE_CURVE = 6
 _PRECISIONS = ("bf16", "fp16")
-"""In TRL they are None for default, which is bf16 where there is any; elsewhere None and False mean the same."""
+"""In TRL the default is None, which means bf16 where the device has it; elsewhere None and False are the same."""
 _NOT_OF_THE_RUN = re.compile(
     "output_dir|hub_.*|push_to_hub.*|report_to|run_name|project|trackio_.*|logging_dir|log_level.*|log_on_.*|disable_tqdm"
-    "|resume_from_checkpoint|use_cpu|local_rank|accelerator_config|dataloader_pin_memory|debug|do_.*"
+    "|resume_from_checkpoint|use_cpu|local_rank|accelerator_config|dataloader_pin_memory|debug|cache_dir"
     "|include_num_input_tokens_seen"
 )
+"""Where a run writes, what it reports to, and on what device: of no effect on the model that comes out."""
 
 
 def complete_card(
@@ -39,23 +40,26 @@ def complete_card(
     picture: str | None = None,
     eval_results: Sequence[EvalResult] | None = None,
 ) -> None:
-    """Add to the Trainer's model card the line search, the picture, what repeats the run, and results.
+    """Complete the card that the Trainer has written.
 
     Args:
-        path: the card, which is read and written.
-        trainer: the trainer after training.
-        optimizer: its line-search optimizer; `None` for another optimizer, of which the Trainer says all.
-        snippet: Markdown that says how to repeat the run. Default, with a line search: the arguments of the trainer.
-        picture: a file beside the card. Default, with a line search: `run.png`, drawn here where matplotlib is
-            installed.
-        eval_results: the results for `model-index`, in place of those that the Trainer finds in its log.
+        path: the card; it is read and overwritten.
+        trainer: the trainer, after training.
+        optimizer: its line-search optimizer, or `None` for a stock optimizer, which the Trainer describes.
+        snippet: Markdown that says how to repeat the run. Default with a line search: the training arguments.
+        picture: name of a file beside the card. Default with a line search: `run.png`, which is drawn here if
+            matplotlib is installed.
+        eval_results: results for `model-index`, instead of those in the Trainer's log.
     """
     card = ModelCard.load(path)
     if eval_results:
         card.data.model_name = card.data.model_name or path.parent.name
         card.data.eval_results = list(eval_results)
         card.data.metrics = list(dict.fromkeys(result.metric_type for result in eval_results))
-    text = _with_facts(card.text, trainer)
+    source = getattr(getattr(trainer.model, "config", None), "_name_or_path", "") or ""
+    if card.data.get("base_model") == source and Path(source).is_absolute():
+        del card.data.base_model
+    text = _with_facts(card.text, trainer, source)
     about: dict[str, Any] = {}
     if optimizer is not None:
         card.data.tags = list(dict.fromkeys([*(card.data.tags or []), "hf_sls"]))
@@ -77,14 +81,14 @@ def complete_card(
 
 
 def step_size_curve(log_history: Sequence[dict[str, Any]], rows: int = _ROWS_OF_THE_CURVE) -> list[dict[str, Any]]:
-    """Return at most `rows` entries of the training log, evenly spaced, the first and the last among them."""
+    """Return at most `rows` evenly spaced entries of the training log, including the first and the last."""
     entries = [entry for entry in log_history if "step_size" in entry]
     last = len(entries) - 1
     return [entries[i] for i in dict.fromkeys(round(last * row / (rows - 1)) for row in range(rows))] if entries else []
 
 
 def arguments_snippet(trainer: Trainer) -> str:
-    """Return the Python that makes the trainer's arguments, those that differ from their defaults, and trains."""
+    """Return Python code that trains with the same arguments; those with default values are left out."""
     imports: dict[str, list[str]] = {}
     for cls in (type(trainer), type(trainer.args)):
         package = cls.__module__.split(".")[0]
@@ -101,7 +105,7 @@ def arguments_snippet(trainer: Trainer) -> str:
 
 
 def changed_settings(args: TrainingArguments) -> dict[str, Any]:
-    """Return the arguments that shape a run and differ from their defaults; tokens and paths are not among them."""
+    """Return the arguments that differ from their defaults, as far as `publishable` allows."""
     values = args.to_dict()
     changed = {}
     for field in fields(args):
@@ -110,10 +114,19 @@ def changed_settings(args: TrainingArguments) -> dict[str, Any]:
         value = getattr(args, field.name) if field.name in SPECIAL_TOKENS else values.get(field.name)
         exact = isinstance(default, bool) or field.name in _PRECISIONS
         differs = value != default if exact else (value or None) != (default or None)
-        if field.init and differs and not (is_secret(field.name) or _NOT_OF_THE_RUN.fullmatch(field.name)):
-            changed[field.name] = without_paths(without_secrets(value))
+        if field.init and differs and not field.name.startswith("do_"):  # the Trainer does not read do_train, ...
+            changed[field.name] = value
     optim = getattr(args.optim, "value", args.optim)
-    return {"optim": str(optim), **changed}
+    return {"optim": str(optim), **publishable(changed)}
+
+
+def publishable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that affect the trained model, without secrets, and of absolute paths the last part only."""
+    return {
+        name: without_paths(without_secrets(value))
+        for name, value in settings.items()
+        if not (is_secret(name) or _NOT_OF_THE_RUN.fullmatch(name))
+    }
 
 
 def _with_line_search(card: str, optimizer: LineSearchOptimizer) -> str:
@@ -129,16 +142,16 @@ def _with_line_search(card: str, optimizer: LineSearchOptimizer) -> str:
     return card
 
 
-def _with_facts(card: str, trainer: Trainer) -> str:
-    """Say how many examples there were, and that a model from a directory was not trained from scratch."""
+def _with_facts(card: str, trainer: Trainer, source: str) -> str:
+    """Add the number of examples, and name a model from a directory without its path, even one that has moved."""
     sizes = {"Training": trainer.train_dataset, "Evaluation": trainer.eval_dataset}
     facts = [f"{name}: {len(rows)} examples." for name, rows in sizes.items() if hasattr(rows, "__len__")]
     heading = "## Training and evaluation data\n\n"
     if facts:
         card = card.replace(f"{heading}More information needed", heading + " ".join(facts))
-    source = getattr(getattr(trainer.model, "config", None), "_name_or_path", "")
-    if source and Path(source).is_dir():
-        card = card.replace("This model was trained from scratch on", "This model is a fine-tuned local model, on")
+    if source and (Path(source).is_dir() or Path(source).is_absolute()):
+        stock = rf"This model (was trained from scratch|is a fine-tuned version of \[{re.escape(source)}\]\(\S*\)) on"
+        card = re.sub(stock, "This model is a fine-tuned local model, on", card)
     return card
 
 

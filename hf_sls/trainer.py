@@ -27,7 +27,7 @@ from .checkpoints import last_complete_checkpoint, naming_unreadable_files, requ
 from .hub import PushMixin
 from .model_card import complete_card
 from .optim import PLASLS, Joint, LineSearchOptimizer, layer_groups
-from .private import public_attributes
+from .private import public_attributes, without_paths
 from .refusals import check_supported
 from .training_args import (
     SLSTrainingArguments,
@@ -230,12 +230,12 @@ class LineSearchTrainerMixin(PushMixin, _Base):
             super()._load_rng_state(checkpoint)
 
     def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
-        """Save as the Trainer does, without tokens and keys in `training_args.bin`, which is pushed to the Hub."""
+        """Save as the Trainer does, without secrets and paths in `training_args.bin`, which is pushed to the Hub."""
         super()._save(output_dir, *args, **kwargs)
         saved = Path(output_dir if output_dir is not None else self.args.output_dir) / TRAINING_ARGS_NAME
-        if saved.exists() and not isinstance(self.args, SLSTrainingArguments):
+        if saved.exists():
             public = copy.copy(self.args)
-            vars(public).update(public_attributes(self.args))
+            vars(public).update(without_paths(public_attributes(self.args)))
             torch.save(public, saved)
 
     # ---- The step ----

@@ -28,6 +28,7 @@ import mnist
 import pages
 import tables
 import vision
+from results import read_results
 from rules import rules_of
 
 from .glue import glue_dir
@@ -40,7 +41,7 @@ def run(monkeypatch: pytest.MonkeyPatch, results: Path, script: ModuleType, *arg
     output = ["--output_dir", str(results.parent / "out"), "--results_file", str(results)]
     monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *QUICK, *output, *arguments])
     script.main()
-    return common.read_results(results)
+    return read_results(results)
 
 
 def image_arrays(size: int, channels: int, count: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -321,7 +322,7 @@ def test_the_curves_are_those_of_the_results(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.name)
 def test_each_page_is_up_to_date(page: Any, tmp_path: Path) -> None:
-    records = common.read_results(common.RESULTS)
+    records = read_results(common.RESULTS)
     text = (EXPERIMENTS / f"{page.name}.md").read_text(encoding="utf-8")
     figure = tmp_path / f"{page.name}.png"
     assert pages.with_results(page, text, records, figure) == text
@@ -331,11 +332,29 @@ def test_each_page_is_up_to_date(page: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.name)
 def test_the_results_of_a_page_are_those_of_the_present_rules(page: Any) -> None:
     """After a change of recommended settings the commands of the page run anew what it changes."""
-    records = common.read_results(common.RESULTS)
+    records = read_results(common.RESULTS)
     for line in page.lines:
         for record in line.select(records):
             rules = rules_of(record["settings"]["optim"], record["settings"]["optim_args"])
             assert rules in (None, record["optimizer"]), line.label
+
+
+def test_the_index_is_up_to_date() -> None:
+    """One entry per page: title, the first sentence of the outcome, and the figure."""
+    text = (EXPERIMENTS / "index.md").read_text(encoding="utf-8")
+    assert pages.with_index(text) == text
+    for page in pages.PAGES:
+        outcome = (EXPERIMENTS / f"{page.name}.md").read_text(encoding="utf-8").split("## Outcome\n\n")[1]
+        assert f"]({page.name}.png)]({page.name}.md)" in text
+        assert " ".join(outcome.split())[:40] in text
+    assert len(text.split("```{toctree}")[1].split("```")[0].split()) == 1 + len(pages.PAGES)
+
+
+def test_a_page_without_an_outcome_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mnist.md").write_text("# MNIST\n\n## Results\n")
+    monkeypatch.setattr(pages, "HERE", tmp_path)
+    with pytest.raises(ValueError, match=r"mnist\.md needs a title and a section '## Outcome'"):
+        pages.with_index("")
 
 
 def test_a_page_without_markers_is_refused(tmp_path: Path) -> None:

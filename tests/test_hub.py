@@ -440,7 +440,7 @@ def test_a_card_publishes_no_secret(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cls", [TrainingArguments, SLSTrainingArguments])
 def test_saved_arguments_hold_no_secret(cls: Any, tmp_path: Path) -> None:
-    """Nor do those of a stock class; the arguments in use keep theirs."""
+    """Nor a path of the machine, of whichever class they are; the arguments in use keep both."""
     args = cls(output_dir=str(tmp_path), optim="adam_sls", use_cpu=True, max_steps=1, report_to=[], hub_token="hf_1")
     args.access_token = "hf_2"
     args.loading = {"token": "hf_3", "dtype": "float32"}
@@ -448,5 +448,46 @@ def test_saved_arguments_hold_no_secret(cls: Any, tmp_path: Path) -> None:
     trainer.save_model()
     saved = torch.load(tmp_path / "training_args.bin", weights_only=False)
     assert (saved.hub_token, saved.access_token, saved.loading) == (None, None, {"dtype": "float32"})
-    assert b"hf_" not in (tmp_path / "training_args.bin").read_bytes().replace(b"hf_sls", b"")
+    content = (tmp_path / "training_args.bin").read_bytes()
+    assert b"hf_" not in content.replace(b"hf_sls", b"")
+    assert str(tmp_path.parent).encode() not in content
+    assert saved.output_dir == tmp_path.name
     assert (args.hub_token, args.access_token, args.loading["token"]) == ("hf_1", "hf_2", "hf_3")
+    assert args.output_dir == str(tmp_path)
+
+
+@dataclass
+class StockArguments(TrainingArguments):
+    """Arguments of a user, with secrets under names of their own."""
+
+    access_token: str | None = None
+    data_dir: str | None = None
+    model_init_kwargs: dict[str, Any] | None = None
+
+
+def test_a_card_with_stock_arguments_behind_the_mixin_publishes_no_secret(tmp_path: Path) -> None:
+    """Nor a path of the machine, though the directory of the model is gone."""
+    output_dir = tmp_path / "run"
+    args = StockArguments(
+        output_dir=str(output_dir),
+        optim="adam_sls",
+        use_cpu=True,
+        max_steps=1,
+        report_to=[],
+        hub_token="hf_1",
+        access_token="hf_2",
+        data_dir="/home/someone/data",
+        model_init_kwargs={"token": "hf_3", "cache_dir": "/home/someone/cache"},
+    )
+    model = tiny_bert()
+    model.config._name_or_path = "/home/someone/model"
+    trainer = OwnTrainer(model=model, args=args, train_dataset=classification_rows(4))
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card()
+    published = {path: path.read_bytes() for path in output_dir.iterdir() if path.is_file()}
+    assert {path.name for path in published} >= {"README.md", "config.json", "training_args.bin"}
+    for path, content in published.items():
+        assert not re.search(b"hf_[123]|someone|" + re.escape(str(tmp_path)).encode(), content), path
+    assert "base_model" not in ModelCard.load(output_dir / "README.md").data.to_dict()
+    assert "a fine-tuned local model, on" in (output_dir / "README.md").read_text()

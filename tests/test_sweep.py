@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +28,14 @@ from report import (
     as_page,
     by_optimizer,
     curves,
+    main,
     overall,
     report,
     table_of_runs,
     time_to_loss,
 )
-from sweep import Run, SweepArguments, execute, find_result, read_results, read_sweep
+from results import read_results
+from sweep import Run, SweepArguments, execute, find_result, read_sweep, start_ray
 
 SMOKE = SCRIPTS / "sweeps" / "smoke.json"
 
@@ -192,7 +197,38 @@ def test_more_than_there_is_cannot_be_asked_for(tmp_path: Path, model_dir: Path)
     asked = command(tmp_path, "--cpus_per_run", "1000")
     ended = subprocess.run(asked, env=environment(), capture_output=True, text=True, check=False)
     assert ended.returncode == 1
-    assert "cpus_per_run=1000 and gpus_per_run=0.0 are not to be had here" in ended.stderr
+    assert "cpus_per_run=1000 and gpus_per_run=0.0 are not available" in ended.stderr
+
+
+LISTENING = """
+import ipaddress, json, psutil
+from sweep import start_ray
+ray = start_ray(None)
+ray.get(ray.remote(lambda: None).remote())
+own = psutil.Process()
+sockets = [s for p in [own, *own.children(recursive=True)] for s in p.net_connections() if s.status == "LISTEN"]
+addresses = {s.laddr.ip.removeprefix("::ffff:") for s in sockets}
+print(json.dumps([len(sockets), [a for a in addresses if not ipaddress.ip_address(a).is_loopback]]))
+"""
+
+
+def test_without_an_address_ray_listens_on_loopback_only() -> None:
+    """Every process of Ray, in an interpreter that has not imported it before."""
+    path = os.pathsep.join([str(SCRIPTS), *sys.path])
+    listening = [sys.executable, "-c", LISTENING]
+    printed = subprocess.run(listening, check=True, env={**environment(), "PYTHONPATH": path}, stdout=subprocess.PIPE)
+    count, foreign = json.loads(printed.stdout.splitlines()[-1])
+    assert count >= 3
+    assert foreign == []
+
+
+def test_with_an_address_ray_joins_that_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray, "init", lambda **settings: asked.append(settings))
+    monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", raising=False)
+    assert start_ray("10.0.0.1:6379") is ray
+    assert (asked[0]["address"], asked[0]["include_dashboard"]) == ("10.0.0.1:6379", False)
+    assert "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" not in os.environ
 
 
 def test_with_other_rules_it_is_another_run() -> None:
@@ -288,6 +324,64 @@ def test_the_tables_are_the_means(tmp_path: Path) -> None:
     assert "| mrpc, small | AdamW 1e-4   |        0.500 |              0.150 |        1.200 |" in text
     assert (tmp_path / "mrpc-small.png").stat().st_size > 10_000
     assert text.count("![") == as_page(text, tmp_path).count("data:image/png;base64") == 2
+
+
+def elements(page: str) -> set[str]:
+    """The names of the elements in an HTML page, as a browser reads it."""
+    found: set[str] = set()
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: found.add(tag)
+    parser.feed(page)
+    return found
+
+
+HOSTILE = "<script>alert(1)</script> | [a](http://b) ![c](../secret.png) `d` <img src=e onerror=f> $\\g$"
+
+
+@pytest.mark.parametrize("key", ["task", "size", "optimizer", "metric", "device"])
+def test_the_report_shows_names_as_they_are(key: str, tmp_path: Path) -> None:
+    """A name is no HTML, no link, no picture and no cell of a table."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    plain, hostile = (
+        [{**made_up(name, 0, "mrpc", 0.1, 0.7), key: value} for name in ("AdamW", "adam_sls")]
+        for value in ("name", HOSTILE)
+    )
+    if key == "optimizer":
+        plain, hostile = ([{**runs[0], "optimizer": "AdamW"}, runs[1]] for runs in (plain, hostile))
+    expected, page = (as_page(report(table_of_runs(runs), out, ReportArguments("")), out) for runs in (plain, hostile))
+    assert elements(page) == elements(expected)
+    assert html.escape(HOSTILE) in page
+    assert page.count("<td") == expected.count("<td")
+    assert page.count("data:image/png") == 2
+    assert base64.b64encode(b"secret").decode() not in page
+
+
+def test_the_report_embeds_pictures_of_its_own_folder_only(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for path in (tmp_path / "outside.png", out / "inside.png"):
+        path.write_bytes(path.stem.encode())
+    (out / "link.png").symlink_to(tmp_path / "outside.png")
+    sources = ("../outside.png", "%2e%2e/outside.png", str(tmp_path / "outside.png"), "link.png", "http://a/b.png")
+    page = as_page("\n\n".join(f"![a]({source})" for source in (*sources, "inside.png")), out)
+    assert page.count("<img") == 1
+    assert f"data:image/png;base64,{base64.b64encode(b'inside').decode()}" in page
+    assert "outside" not in page
+
+
+@pytest.mark.parametrize("missing", ["score_per_epoch", "versions", "optimizer"])
+def test_a_result_without_a_key_is_named(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [made_up("adam_sls", seed, "mrpc", 0.1, 0.7) for seed in (0, 1)]
+    del rows[1][missing]
+    (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path)])
+    with pytest.raises(SystemExit, match=rf"results\.jsonl, line 2 \(task mrpc, .*seed 1\) lacks {missing}\."):
+        main()
+    (tmp_path / "results.jsonl").write_text("[1]")
+    with pytest.raises(SystemExit, match=r"line 1 \(no name\) lacks task, size"):
+        main()
 
 
 def test_a_loss_that_is_never_reached_is_said_to_be(tmp_path: Path) -> None:

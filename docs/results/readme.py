@@ -21,7 +21,7 @@ from scipy.stats import gmean
 sys.path.insert(0, str(Path(__file__).parents[2] / "glue_scripts"))
 
 from report import by_optimizer, overall, table_of_runs
-from sweep import read_results
+from results import read_results
 
 RESULTS = Path(__file__).parent
 DOCS = RESULTS.parent

@@ -1,12 +1,12 @@
-"""What a step costs: line searches against torch's AdamW and the authors' package, interleaved in one run.
+"""Time and memory of a step: line searches beside torch's AdamW and the authors' package.
 
-    python -m hf_sls.benchmark --shape minilm --batch_size 32 --output benchmark.json
-    python -m hf_sls.benchmark --optimizers adam_sls --rounds 500 --steps 1
+    python docs/experiments/benchmark.py --shape minilm --batch_size 32 --output benchmark.json
+    python docs/experiments/benchmark.py --optimizers adam_sls --rounds 500 --steps 1
 
-The optimizers take turns, a few steps each, on copies of one model and the same batches; machine noise then meets all
-of them alike, and the ratios mean something where the milliseconds do not. *Step time* is the median turn, *whole run*
-the sum of all, the first searches included. Peak memory is read in a process of its own for each optimizer, as a
-process has only one peak.
+The optimizers take turns of a few steps each, on copies of one model and the same batches. Noise on the machine then
+affects all of them alike, so that the ratios are reliable where the milliseconds are not. *Step time* is the median
+over the turns, *whole run* the sum of all steps, including the first searches. The peak memory of each optimizer is
+measured in a process of its own.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ import transformers
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, HfArgumentParser
 
-from .closure import LossClosure
-from .optim import Adam, Event, LastStep, Line, LineSearchOptimizer, create_optimizer
+from hf_sls import LineSearchOptimizer, LossClosure, create_optimizer
+from hf_sls.optim import Adam, Event, LastStep, Line
 
 SHAPES = {
     "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512},
@@ -44,32 +44,34 @@ _WARM_UP_STEPS = 3
 
 @dataclass
 class BenchmarkArguments:
-    """What to measure."""
+    """The shape of the model, the length of the measurement, and the optimizers."""
 
     shape: str = field(default="minilm", metadata={"help": f"Size of the BERT: {', '.join(SHAPES)}."})
-    batch_size: int = field(default=32, metadata={"help": "Sequences in a batch."})
-    sequence_length: int = field(default=32, metadata={"help": "Tokens in a sequence."})
+    batch_size: int = field(default=32, metadata={"help": "Sequences per batch."})
+    sequence_length: int = field(default=32, metadata={"help": "Tokens per sequence."})
     device: str = field(default="cpu", metadata={"help": "cpu, cuda, ..."})
-    bf16: bool = field(default=False, metadata={"help": "Whether to run the model under bf16 autocast."})
-    dropout: float = field(default=0.1, metadata={"help": "Share of activations dropped, as BERT has it."})
-    rounds: int = field(default=7, metadata={"help": "Turns that each optimizer takes; at least 5."})
-    steps: int = field(default=5, metadata={"help": "Steps in a turn."})
-    optimizers: list[str] = field(default_factory=list, metadata={"help": "Measure these beside AdamW (default: all)."})
-    only: str | None = field(default=None, metadata={"help": "Run one optimizer and print its peak memory."})
-    output: str | None = field(default=None, metadata={"help": "File for the figures, as JSON."})
+    bf16: bool = field(default=False, metadata={"help": "Run the model under bf16 autocast."})
+    dropout: float = field(default=0.1, metadata={"help": "Dropout probability."})
+    rounds: int = field(default=7, metadata={"help": "Turns per optimizer, at least 5."})
+    steps: int = field(default=5, metadata={"help": "Steps per turn."})
+    optimizers: list[str] = field(
+        default_factory=list, metadata={"help": "Measure these beside AdamW; by default all."}
+    )
+    only: str | None = field(default=None, metadata={"help": "Print the peak memory of this optimizer, in bytes."})
+    output: str | None = field(default=None, metadata={"help": "JSON file to write the results to."})
 
     def __post_init__(self) -> None:
         if self.shape not in SHAPES:
-            raise ValueError(f"shape={self.shape!r} is not known; the shapes are {', '.join(SHAPES)}.")
+            raise ValueError(f"shape={self.shape!r} is unknown; the shapes are {', '.join(SHAPES)}.")
         if self.rounds < 5:
-            raise ValueError(f"rounds={self.rounds} is not allowed: at least 5 are needed for a spread.")
+            raise ValueError(f"rounds={self.rounds} is not allowed: at least 5 are needed to report a range.")
         unknown = set(self.optimizers) - set(contestants())
         if unknown:
-            raise ValueError(f"optimizers={sorted(unknown)} are not known; they are {', '.join(contestants())}.")
+            raise ValueError(f"optimizers={sorted(unknown)} are unknown; there are {', '.join(contestants())}.")
 
 
 def _authors(name: str) -> Callable[[list[Tensor]], Any] | None:
-    """Return a constructor of the authors' package, if it is installed."""
+    """Return the constructor of an optimizer of salsa-optimizer; `None` if the package is not installed."""
     try:
         from salsa.adam_sls import AdamSLS as AuthorsAdamSLS
         from salsa.SaLSA import SaLSA
@@ -79,7 +81,7 @@ def _authors(name: str) -> Callable[[list[Tensor]], Any] | None:
 
 
 class _AnyStep:
-    """A criterion that accepts the first trial."""
+    """A criterion that accepts every step size, so that a search has exactly one trial."""
 
     def new_memory(self) -> dict[str, float]:
         return {}
@@ -97,7 +99,7 @@ def _one_trial(parameters: list[Tensor]) -> LineSearchOptimizer:
 
 
 def contestants() -> dict[str, Callable[[list[Tensor]], Any]]:
-    """Return the optimizers to compare, by name."""
+    """Return the constructors of the optimizers to compare, by name."""
     found: dict[str, Callable[[list[Tensor]], Any] | None] = {
         BASELINE: lambda parameters: torch.optim.AdamW(parameters, lr=1e-4, fused=True),
         FOREACH: lambda parameters: torch.optim.AdamW(parameters, lr=1e-4, foreach=True),
@@ -113,12 +115,12 @@ def contestants() -> dict[str, Callable[[list[Tensor]], Any]]:
 
 
 def chosen(args: BenchmarkArguments) -> list[str]:
-    """Return the names to measure, in the order of the table."""
+    """Return the names of the optimizers to measure, in the order of the table."""
     return [name for name in contestants() if not args.optimizers or name in (BASELINE, FOREACH, *args.optimizers)]
 
 
 class Contestant:
-    """One optimizer with its own copy of the model."""
+    """An optimizer and its own copy of the model."""
 
     def __init__(self, make: Callable[[list[Tensor]], Any], args: BenchmarkArguments) -> None:
         torch.manual_seed(0)
@@ -131,7 +133,7 @@ class Contestant:
         self.steps: list[tuple[Any, list[tuple[Any, Any]], Any]] = []
 
     def step(self, batch: tuple[Tensor, Tensor]) -> None:
-        """Take one step the way the optimizer wants it."""
+        """Take one step, through the interface of the optimizer at hand."""
 
         def evaluate() -> Tensor:
             self.passes += 1
@@ -142,7 +144,7 @@ class Contestant:
             self.inside.append((start, self._mark()))
             return loss
 
-        def for_the_authors(backwards: bool = False) -> Tensor:
+        def authors_closure(backwards: bool = False) -> Tensor:
             loss = evaluate()
             if backwards:
                 torch.autograd.backward(loss)
@@ -157,16 +159,16 @@ class Contestant:
             torch.autograd.backward(evaluate())
             self._timed(self.optimizer.step)
         else:
-            self.optimizer.step(for_the_authors)
+            self.optimizer.step(authors_closure)
 
     def _timed(self, step: Callable[[], Any]) -> None:
-        """Take a step, and mark when it begins and ends, and what of it is inside the model."""
+        """Take a step, and record when it begins and ends and which part of it is spent in the model."""
         self.inside, start = [], self._mark()
         step()
         self.steps.append((start, list(self.inside), self._mark()))
 
     def _mark(self) -> Any:
-        """Return this moment, on a device that of its own clock, which nobody waits for."""
+        """Return the present time: of the host on a CPU, else an event that the device records without a wait."""
         if self.args.device == "cpu":
             return time.perf_counter()
         event = torch.Event(self.args.device, enable_timing=True)
@@ -174,14 +176,14 @@ class Contestant:
         return event
 
     def now(self) -> float:
-        """Return the time in seconds at which all that was asked for is done."""
+        """Wait for the device, and return the time in seconds."""
         if self.args.device != "cpu":
             torch.accelerator.synchronize()
         return time.perf_counter()
 
     @property
     def arithmetic(self) -> list[float]:
-        """The time of each step outside the model, in seconds on the CPU and milliseconds elsewhere."""
+        """Time of each step outside the model, in seconds on a CPU and in milliseconds on another device."""
 
         def between(start: Any, end: Any) -> float:
             return end - start if self.args.device == "cpu" else start.elapsed_time(end)
@@ -190,14 +192,14 @@ class Contestant:
 
 
 def make_batch(args: BenchmarkArguments, seed: int) -> tuple[Tensor, Tensor]:
-    """Return token ids of shape (batch, length) and labels of shape (batch,) that depend on them."""
+    """Return token ids of shape (batch, length), and labels of shape (batch,) that depend on them."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(1000, 30000, (args.batch_size, args.sequence_length), generator=generator)
     return tokens.to(args.device), (tokens[:, 0] % 2).to(args.device)
 
 
 def measure(args: BenchmarkArguments) -> dict[str, dict[str, Any]]:
-    """Return the figures of each contestant."""
+    """Return the times and the forward passes of each optimizer."""
     makers = contestants()
     runs = {name: Contestant(makers[name], args) for name in chosen(args)}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -230,7 +232,7 @@ def measure(args: BenchmarkArguments) -> dict[str, dict[str, Any]]:
 
 
 def peak_memory(args: BenchmarkArguments) -> int:
-    """Return the peak memory in bytes of a few steps of the one optimizer in this process."""
+    """Return the peak memory in bytes after four steps of `args.only` in this process."""
     assert args.only is not None
     run = Contestant(contestants()[args.only], args)
     for step in range(4):
@@ -241,14 +243,17 @@ def peak_memory(args: BenchmarkArguments) -> int:
 
 
 def peak_memory_of(name: str) -> int:
-    """Return the peak memory of a process that runs one optimizer; before this process grows, as Linux inherits it."""
-    command = [sys.executable, "-m", "hf_sls.benchmark", *sys.argv[1:], "--only", name]
+    """Return the peak memory in bytes of a process that runs one optimizer.
+
+    Call it before this process grows: on Linux a child inherits the peak of its parent.
+    """
+    command = [sys.executable, __file__, *sys.argv[1:], "--only", name]
     printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     return int(printed.split()[-1])
 
 
 def main() -> None:
-    """Measure, print the table, write the file."""
+    """Run the script."""
     (args,) = HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses()
     if args.only is not None:
         print(peak_memory(args))
@@ -278,7 +283,7 @@ def _processor(device: str) -> str:
 
 
 def table(figures: dict[str, dict[str, Any]]) -> str:
-    """Return the figures as a Markdown table of ratios against the baseline."""
+    """Return the results as a Markdown table of ratios to the baseline."""
     lines = [
         "| optimizer | step time (low to high) | whole run | forward passes per step | arithmetic | peak memory |",
         "|---|---|---|---|---|---|",
