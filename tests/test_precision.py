@@ -85,5 +85,5 @@ def test_parameters_in_bf16_train_as_far_as_with_adamw(arguments: Any) -> None:
     for each in (trainer, stock):
         each.train()
         final.append(sum(losses(each)[-10:]) / 10)
-    assert final[0] < 1.1 * final[1] < losses(stock)[0]
+    assert max(final) < 0.02 * losses(stock)[0]
     assert trainer.line_search_optimizer.counts["skipped_steps"] <= 4
