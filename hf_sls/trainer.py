@@ -67,8 +67,8 @@ class LineSearchTrainerMixin(PushMixin, _Base):
     With a stock `optim` every method passes through, and the subclass trains bit for bit as it does without the mixin.
     With a line search, `learning_rate` in the logs is the step size taken, and each training log also has:
 
-    - `step_size`: the step size of the last step; where layers are searched one by one, also `step_size/embeddings` and
-      so on,
+    - `step_size`: the step size of the last step, 0 if it moved nothing; where layers are searched one by one, also
+      `step_size/embeddings` and so on,
     - `ls_trials`, `ls_backtracks`: trials (forward passes of the search) and rejected trials per step,
     - `ls_skipped_steps`: the fraction of steps that moved nothing, or not the layer that was searched,
     - `loss_decrease`: `f(w) - f(w + eta p)` per search; missing where no step was searched,
@@ -303,7 +303,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         optimizer = self.line_search_optimizer
         if optimizer is None:
             return super()._get_learning_rate()
-        return optimizer.param_groups[0]["step_size"]
+        return optimizer.last_step_sizes[0]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log as the Trainer does, with the figures of the line search added; nothing is logged during a trial."""
@@ -314,7 +314,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
             counts = optimizer.counts
             if "loss" in logs:
                 since = {name: counts[name] - self._counts_at_last_log[name] for name in counts}
-                logs["step_size"] = optimizer.param_groups[0]["step_size"]
+                logs["step_size"] = optimizer.last_step_sizes[0]
                 logs.update(_step_size_of_each_layer(optimizer))
                 for name in ("trials", "backtracks", "skipped_steps"):
                     logs[f"ls_{name}"] = since[name] / max(since["steps"], 1)
@@ -382,8 +382,8 @@ def _step_size_of_each_layer(optimizer: LineSearchOptimizer) -> dict[str, float]
     if isinstance(optimizer.partition, Joint):
         return {}
     return {
-        f"step_size/{group.get('layer_name', group.get('layer', index))}": group["step_size"]
-        for index, group in enumerate(optimizer.param_groups)
+        f"step_size/{group.get('layer_name', group.get('layer', index))}": step_size
+        for index, (group, step_size) in enumerate(zip(optimizer.param_groups, optimizer.last_step_sizes))
     }
 
 

@@ -193,6 +193,12 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             self._unread = None
         return self._report
 
+    @property
+    def last_step_sizes(self) -> list[float]:
+        """The step size that each group took in the last step, 0 where it moved nothing. May wait for the device."""
+        skipped = self.last_report is not None and self.last_report.outcome == "non_finite"
+        return [0.0 if skipped else group["step_size"] for group in self.param_groups]
+
     def _read_skips(self) -> None:
         """Add the skipped steps without a search to the counts; the device has kept their number until now."""
         if self._skips is not None:

@@ -832,3 +832,20 @@ def test_a_loss_that_changes_in_the_run_is_told_of_at_the_hundredth_search() -> 
     for closure in closures[100:]:
         optimizer.step(closure)
     assert optimizer.counts["checks"] == 3
+
+
+@pytest.mark.parametrize("name", ["adam_sls", "sgd_sls", "plasls"])
+def test_a_step_that_moved_nothing_has_a_step_size_of_zero(name: str) -> None:
+    """Of a search or not: the loss of the batch is NaN, with its gradient."""
+    model = Network()
+    optimizer = create_optimizer(name, model.parameters())
+    for closure in model.closures(40):
+        optimizer.step(closure)
+        assert optimizer.last_step_sizes[0] > 0
+    for _ in range(3):
+        before = snapshot(model)
+        optimizer.step(lambda: next(model.closures(1))() * math.nan)
+        assert same(model, before)
+        assert optimizer.last_report.step_size == 0.0
+        assert optimizer.last_step_sizes == [0.0] * len(optimizer.param_groups)
+    assert optimizer.counts["skipped_steps"] == 3
