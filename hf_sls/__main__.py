@@ -1,6 +1,6 @@
-"""The command line: pictures and comparisons of runs, and what to put into a bug report.
+"""The command line: plot and compare runs, and print what a bug report needs.
 
-    hf-sls plot out                       loss, step size and score of a run
+    hf-sls plot out                       loss, step size and metric of a run
     hf-sls landscape out --step 10        the loss along the search direction of one step
     hf-sls compare out_sls out_adamw      two runs in numbers
     hf-sls env                            versions and devices
@@ -22,7 +22,7 @@ from tabulate import tabulate
 
 from .landscape import load_landscapes
 from .plotting import plot_landscape, plot_runs
-from .runs import MEAN_LOG_LOSS, Run, load_runs
+from .runs import MEAN_LOG_LOSS, Run, choose_metric, load_runs
 
 _PACKAGES = ("hf-sls", "transformers", "accelerate", "datasets", "evaluate", "peft", "trl", "numpy")
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, and return its exit status.
 
     Args:
-        arguments: the command line, that of the process by default.
+        arguments: the command line; by default that of the process.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -47,31 +47,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hf-sls", description="Look at runs of the Hugging Face Trainer.")
+    parser = argparse.ArgumentParser(prog="hf-sls", description="Plot and compare runs of the Hugging Face Trainer.")
     parser.add_argument("--version", action="version", version=f"hf-sls {_version('hf-sls')}")
     commands = parser.add_subparsers(dest="command", metavar="command")
 
-    plot = commands.add_parser("plot", help="draw loss, step size and score of runs, of any optimizer")
+    plot = commands.add_parser("plot", help="plot loss, step size and metric of runs with any optimizer")
     plot.add_argument("runs", nargs="+", metavar="RUN", help="the output_dir of a run")
-    plot.add_argument("--output", default="run.png", help="picture to write, .png, .svg or .pdf (default: run.png)")
+    plot.add_argument("--output", default="run.png", help="file to write, .png, .svg or .pdf (default: run.png)")
     plot.set_defaults(run=_plot)
 
     landscape = commands.add_parser(
         "landscape",
-        help="draw the loss along a search direction, as LineSearchCallback(landscape_steps=...) recorded it",
+        help="plot the loss along a search direction, recorded by LineSearchCallback(landscape_steps=...)",
     )
     landscape.add_argument("landscape_of", metavar="RUN", help="the output_dir of a run, or a landscape.json")
-    landscape.add_argument("--step", type=int, help="the step to draw (default: the last recorded)")
-    landscape.add_argument("--output", default="landscape.png", help="picture to write (default: landscape.png)")
+    landscape.add_argument("--step", type=int, help="the step to plot (default: the last one recorded)")
+    landscape.add_argument("--output", default="landscape.png", help="file to write (default: landscape.png)")
     landscape.set_defaults(run=_landscape)
 
-    compare = commands.add_parser("compare", help="print two runs in numbers, with their ratio")
+    compare = commands.add_parser("compare", help="print the numbers of two runs and their ratios")
     compare.add_argument("runs", nargs=2, metavar="RUN", help="the output_dir of a run")
-    compare.add_argument("--output", help="picture of the two to write")
+    compare.add_argument("--output", help="file to write a plot of both runs to")
     compare.set_defaults(run=_compare)
 
     for command in (plot, compare):
-        command.add_argument("--metric", help="evaluation metric (default: the first that the runs have)")
+        command.add_argument(
+            "--metric",
+            help="evaluation metric (default: the first of compute_metrics that the runs share, else eval_loss)",
+        )
 
     env = commands.add_parser("env", help="print versions and devices, for a bug report")
     env.set_defaults(run=_env)
@@ -130,11 +133,11 @@ def _devices() -> list[str]:
 
 
 def _metric(runs: Sequence[Run], asked: str | None) -> str | None:
-    """Return the metric to show: the one that was asked for, or the first that a run has."""
+    """Return the metric that was asked for, else the one that tells most of these runs."""
     known = list(dict.fromkeys(metric for run in runs for metric in run.metrics))
     if asked is not None and asked not in known:
         raise ValueError(f"--metric {asked} is not in the logs; they have {', '.join(known) or 'no evaluation'}.")
-    return asked if asked is not None else next(iter(known), None)
+    return asked if asked is not None else choose_metric(runs)
 
 
 def _draw(runs: Sequence[Run], output: str, metric: str | None) -> None:

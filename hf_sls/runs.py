@@ -1,9 +1,10 @@
-"""Runs of the Trainer on disk: what their logs say."""
+"""Read runs of the Trainer from disk, and summarize their logs."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +17,18 @@ from .checkpoints import last_complete_checkpoint
 from .metrics import final_loss, mean_log_loss
 
 MEAN_LOG_LOSS = "L, mean log loss"
-_NOT_METRICS = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "samples")
+_NOT_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "samples")
+_DIAGNOSTICS = re.compile(r"eval_(.*_)?(entropy|num_tokens|mean_token_accuracy|margin|(min|mean|max)_reward|.*/.*)")
+"""What TRL logs beside the loss."""
+_LOWER_IS_BETTER = re.compile(r".*(loss|perplexity|entropy|error|_(mse|rmse|mae|wer|cer|ter))")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished, interrupted or running training run, by its log.
+    """The log of a training run, which may be finished, interrupted or in progress.
 
     Attributes:
-        name: what to call it.
+        name: the name to show for it.
         log_history: `trainer.state.log_history`, or the list of that name in `trainer_state.json`.
 
     Raises:
@@ -38,35 +42,39 @@ class Run:
         if not self.steps:
             of_run = f" of {self.name}" if self.name else ""
             raise ValueError(
-                f"log_history{of_run} has no entry with a 'loss': nothing was logged in training (logging_steps)."
+                f"log_history{of_run} has no entry with a 'loss': nothing was logged during training (logging_steps)."
             )
 
     @property
     def steps(self) -> list[dict[str, Any]]:
-        """The entries of training."""
+        """The log entries with a training loss."""
         return [entry for entry in self.log_history if "loss" in entry]
 
     @property
     def metrics(self) -> list[str]:
-        """The keys of the evaluation metrics, those of `compute_metrics` first, and `eval_loss` last."""
+        """The keys of the evaluation metrics, the most telling first.
+
+        Those of `compute_metrics` come before `eval_loss`, then come the losses of further evaluation sets and the
+        diagnostics that TRL logs; each kind is in the order of the log.
+        """
         keys = dict.fromkeys(key for entry in self.log_history for key in entry if key.startswith("eval_"))
-        own = [key for key in keys if not key.endswith(_NOT_METRICS)]
-        return [*own, *(key for key in keys if key == "eval_loss")]
+        return sorted((key for key in keys if not key.endswith(_NOT_METRICS)), key=_rank)
 
     @property
     def uses_line_search(self) -> bool:
-        """Whether its steps were found by a line search."""
+        """Whether a line search found the step sizes."""
         return "step_size" in self.steps[-1]
 
     def by_epoch(self, metric: str) -> dict[float, float]:
-        """Return a metric by epoch; the Trainer evaluates once more after training, and the last one counts."""
+        """Return a metric by epoch; of several evaluations at one epoch the last one counts."""
         return {entry["epoch"]: entry[metric] for entry in self.log_history if metric in entry}
 
     def summary(self, metric: str | None) -> dict[str, float]:
-        """Return the numbers that two runs are compared by; one that the log does not have is NaN.
+        """Return the numbers by which runs are compared; what the log does not have is NaN.
 
         Args:
-            metric: the key of an evaluation metric; less is better where it ends in `loss`.
+            metric: the key of an evaluation metric, or `None`. The best value is the greatest, but the least of a
+                loss, an error, an entropy or a perplexity.
         """
         losses = [entry["loss"] for entry in self.steps]
         end: dict[str, Any] = next((entry for entry in reversed(self.log_history) if "train_loss" in entry), {})
@@ -81,21 +89,34 @@ class Run:
         }
         if metric is not None:
             scores = list(self.by_epoch(metric).values()) or [math.nan]
-            best = min if metric.endswith("loss") else max
+            best = min if _LOWER_IS_BETTER.fullmatch(metric) else max
             found |= {f"best {metric}": best(scores), f"last {metric}": scores[-1]}
         return found
+
+
+def _rank(metric: str) -> int:
+    if _DIAGNOSTICS.fullmatch(metric):
+        return 3
+    return 1 if metric == "eval_loss" else 2 if metric.endswith("_loss") else 0
+
+
+def choose_metric(runs: Sequence[Run]) -> str | None:
+    """Return the first metric that every run has, else the first that one of them has; `None` without an evaluation."""
+    known = sorted(dict.fromkeys(metric for run in runs for metric in run.metrics), key=_rank)
+    shared = [metric for metric in known if all(metric in run.metrics for run in runs)]
+    return next(iter(shared or known), None)
 
 
 def load_run(path: str | Path, name: str | None = None) -> Run:
     """Read a run from its `output_dir`, or from a `trainer_state.json`.
 
     Args:
-        path: the directory, with a `trainer_state.json` in it or in its last checkpoint; or that file.
-        name: what to call the run; the last part of the path by default.
+        path: the file, or a directory that has it, or has it in its last checkpoint.
+        name: the name to show; by default the last part of the path.
 
     Raises:
         FileNotFoundError: there is no such directory, or no `trainer_state.json` in it.
-        ValueError: the file is no `trainer_state.json`, or nothing was logged in training.
+        ValueError: the file is not a `trainer_state.json`, or nothing was logged during training.
     """
     path = Path(path)
     file = path if path.is_file() else _state_file(path)
@@ -107,7 +128,7 @@ def load_run(path: str | Path, name: str | None = None) -> Run:
 
 
 def load_runs(paths: Sequence[str | Path]) -> list[Run]:
-    """Read several runs, named by the last parts of their paths, or by the whole paths where those are the same."""
+    """Read several runs, named by the last parts of their paths, or by their whole paths if two of those are equal."""
     names = [Path(path).resolve().name for path in paths]
     whole = len(set(names)) < len(names)
     return [load_run(path, str(path) if whole else None) for path in paths]
@@ -122,6 +143,6 @@ def _state_file(directory: Path) -> Path:
         if (candidate / TRAINER_STATE_NAME).is_file():
             return candidate / TRAINER_STATE_NAME
     raise FileNotFoundError(
-        f"{directory} has no {TRAINER_STATE_NAME}, nor has a checkpoint in it: call trainer.save_state() after "
+        f"{directory} has no {TRAINER_STATE_NAME}, and neither has a checkpoint in it: call trainer.save_state() after "
         "training, or save checkpoints (save_strategy)."
     )

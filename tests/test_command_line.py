@@ -20,7 +20,7 @@ from transformers import Trainer, TrainingArguments
 
 from hf_sls import LineSearchCallback, SLSTrainer
 from hf_sls.__main__ import main
-from hf_sls.runs import Run
+from hf_sls.runs import Run, choose_metric
 
 from .conftest import classification_rows, tiny_bert
 
@@ -84,8 +84,10 @@ def test_plot_draws_each_run_and_names_it(runs: tuple[Path, Path], drawn: list[F
         assert len(mean.get_ydata()) == len(steps)
     assert loss.lines[1].get_linestyle() != loss.lines[3].get_linestyle()
     assert step_size.get_ylabel() == "step size, learning rate"
-    assert score.get_ylabel() == "accuracy"
-    assert len(score.lines[0].get_xdata()) == 2
+    assert score.get_ylabel() == "loss", "the first metric that both have"
+    assert len(score.lines[0].get_xdata()) == len(score.lines[1].get_xdata()) == 2
+    assert main(["plot", str(runs[0])]) == 0
+    assert drawn[1].axes[2].get_ylabel() == "accuracy"
 
 
 def test_a_stock_run_alone_shows_its_learning_rate(runs: tuple[Path, Path], drawn: list[Figure]) -> None:
@@ -167,6 +169,42 @@ def test_what_cannot_be_drawn_is_said(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert re.search(rf"hf-sls {command[0]}: .*{message}", printed.err), printed.err
+
+
+@pytest.mark.parametrize(
+    ("logged", "chosen"),
+    [
+        (["entropy", "num_tokens", "loss", "mean_token_accuracy", "runtime"], "loss"),
+        (["rewards/accuracies", "logps/chosen", "loss"], "loss"),
+        (["loss", "entropy", "my_score", "f1"], "my_score"),
+        (["test_loss", "validation_loss"], "test_loss"),
+        (["valid_entropy", "valid_loss"], "valid_loss"),
+        (["entropy"], "entropy"),
+        (["runtime", "samples_per_second"], None),
+    ],
+)
+def test_the_metric_by_default(logged: list[str], chosen: str | None) -> None:
+    """A score of the user's, else the loss of an evaluation, and only then what TRL logs beside it."""
+    run = Run("", [{"loss": 1.0, "step": 1}, {f"eval_{name}": 1.0 for name in logged}])
+    assert choose_metric([run]) == (chosen and f"eval_{chosen}")
+
+
+def test_runs_are_compared_by_a_metric_that_they_share() -> None:
+    def run(*metrics: str) -> Run:
+        return Run("", [{"loss": 1.0, "step": 1}, {f"eval_{name}": 1.0 for name in metrics}])
+
+    assert choose_metric([run("accuracy", "loss"), run("loss")]) == "eval_loss"
+    assert choose_metric([run("f1", "accuracy"), run("accuracy", "f1")]) == "eval_f1"
+    assert choose_metric([run("loss"), run("accuracy")]) == "eval_accuracy"
+
+
+@pytest.mark.parametrize(
+    ("metric", "best"),
+    [("eval_f1", 3.0), ("eval_loss", 1.0), ("eval_entropy", 1.0), ("eval_wer", 1.0), ("eval_answer", 3.0)],
+)
+def test_the_best_value_of_a_metric(metric: str, best: float) -> None:
+    entries = [{"loss": 1.0, "step": 1, "epoch": 1}, *({metric: value, "epoch": value} for value in (2.0, 1.0, 3.0))]
+    assert Run("", entries).summary(metric)[f"best {metric}"] == best
 
 
 def test_env_prints_the_versions_that_are_there(capsys: pytest.CaptureFixture[str]) -> None:
