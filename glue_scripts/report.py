@@ -22,8 +22,8 @@ from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
+from curves import Curves, as_rows, draw_curves
 from markdown_it import MarkdownIt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from results import read_results
 from scipy.stats import gmean
@@ -39,7 +39,7 @@ REQUIRED = (
 """The keys of a result that the report reads."""
 _NAME = ["task", "size", "optimizer"]
 _CELL = [*_NAME, "seed"]
-_STYLES = [("black", "-"), ("tab:red", "--"), ("tab:blue", "-."), ("tab:green", ":"), ("tab:purple", (0, (5, 1)))]
+_LINES_IN_A_FIGURE = 5
 
 
 @dataclass
@@ -267,41 +267,27 @@ def _in_the_picture(rows: pd.DataFrame, order: list[str]) -> list[str]:
     """Return `adam_sls`, the AdamW of least loss, Adam as published, then the others in the order given."""
     baselines = rows[rows.index.str.startswith(BASELINE)]["final_loss"].dropna()
     first = ["adam_sls", *([baselines.idxmin()] if len(baselines) else []), "Adam, cosine, 2e-5"]
-    return [name for name in dict.fromkeys([*first, *order]) if name in rows.index][: len(_STYLES)]
+    return [name for name in dict.fromkeys([*first, *order]) if name in rows.index][:_LINES_IN_A_FIGURE]
 
 
 def curves(runs: pd.DataFrame, names: list[str], smoothing: float) -> Figure:
-    """Draw loss and step size against steps on log axes, and the score of each epoch: mean and range over the seeds."""
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    loss, step_size, score = figure.subplots(1, 3)
-    for name, (color, style) in zip(names, _STYLES):
+    """Plot loss, step size and score of the named optimizers: mean and range over the seeds."""
+    lines = {}
+    for name in names:
         own = runs[runs["optimizer"] == name]
-        line = {"color": color, "linestyle": style, "label": name}
-        _band(loss, [_smoothed(x, smoothing) for x in own["losses"]], 0, line)
-        _band(step_size, [[s if s > 0 else np.nan for s in x] for x in own["step_sizes"]], 0, line)
-        _band(score, list(own["score_per_epoch"]), 1, line, log=False)
+        scores = as_rows(list(own["score_per_epoch"]))
+        lines[name] = Curves(
+            losses=as_rows([_smoothed(losses, smoothing) for losses in own["losses"]]),
+            step_sizes=as_rows(list(own["step_sizes"])),
+            epochs=np.arange(scores.shape[1]) + 1,
+            scores=scores,
+        )
     average = f", average with decay {smoothing:g}" if smoothing else ""
-    loss.set(xlabel="step", ylabel=f"training loss{average}", yscale="log")
-    step_size.set(xlabel="step", ylabel="step size", yscale="log")
-    score.set(xlabel="epoch", ylabel=runs["metric"].iloc[0])
-    for axis in (loss, step_size, score):
-        axis.grid(alpha=0.3, linewidth=0.5)
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(*loss.get_legend_handles_labels(), loc="outside upper center", ncols=len(names), frameon=False)
-    return figure
-
-
-def _band(axis: Axes, curves: list[list[float]], first: int, line: dict[str, Any], log: bool = True) -> None:
-    length = min(map(len, curves))
-    values = np.array([curve[:length] for curve in curves], dtype=float)
-    mean = np.exp(np.log(values).mean(axis=0)) if log else values.mean(axis=0)
-    x = np.arange(first, first + length)
-    axis.plot(x, mean, linewidth=1.4, **line)
-    axis.fill_between(x, values.min(axis=0), values.max(axis=0), color=line["color"], alpha=0.15, linewidth=0)
+    return draw_curves(lines, f"training loss{average}", str(runs["metric"].iloc[0]))
 
 
 def _smoothed(values: list[float], decay: float) -> list[float]:
-    """Return the average with a decay; after a loss that is NaN or infinite there is none."""
+    """Return the exponential moving average, which ends before the first loss that is NaN or infinite."""
     losses = pd.Series(values, dtype=float)
     averaged = losses.ewm(alpha=1 - decay).mean() if decay else losses
     return list(averaged.where(np.isfinite(losses).cummin()))

@@ -1,4 +1,7 @@
-"""The pictures: of a run, of several, and of one search. They tell their lines apart without colour."""
+"""Plots of one run, of several runs, and of one search, and the style that the scripts of the project share.
+
+Lines differ in their dashes as well as in colour.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +13,30 @@ from typing import Any
 from .landscape import Landscape
 from .runs import Run
 
-_STYLES = (("black", "-"), ("#D55E00", "--"), ("#0072B2", ":"), ("#777777", "-."))
-_MARKERS = "osD^v"
+BLACK, RED, BLUE, GREY, GREEN, PINK = "black", "#D55E00", "#0072B2", "#777777", "#009E73", "#CC79A7"
+_STYLES = (
+    (BLACK, "-", "o"),
+    (RED, "--", "s"),
+    (BLUE, ":", "D"),
+    (GREY, "-.", "^"),
+    (GREEN, (0, (5, 1)), "v"),
+    (PINK, (0, (3, 1, 1, 1)), "P"),
+)
 
 
 def plot_run(log_history: Sequence[dict[str, Any]], path: str | Path, metric: str = "eval_accuracy") -> None:
-    """Draw loss and step size against steps, both on log axes, and a metric against epochs.
+    """Plot loss and step size against steps, both on log axes, and an evaluation metric against epochs.
 
-    Works for any Trainer run; with a stock optimizer the step size is its learning rate.
+    The run may have any optimizer; with a stock one the learning rate takes the place of the step size.
 
     Args:
         log_history: `trainer.state.log_history`, or the list of that name in `trainer_state.json`.
-        path: file to write; the extension says the format (`.png`, `.svg`, `.pdf`).
-        metric: the key of the evaluation metric. Without an evaluation its panel is left out.
+        path: file to write; its extension sets the format (`.png`, `.svg`, `.pdf`).
+        metric: key of the evaluation metric. If the history does not have it, its panel is left out.
 
     Raises:
         ImportError: matplotlib is not installed; `pip install "hf-sls[plot]"`.
-        ValueError: there is no training loss in the history.
+        ValueError: the history has no training loss.
     """
     plot_runs({"": log_history}, path, metric)
 
@@ -34,54 +44,51 @@ def plot_run(log_history: Sequence[dict[str, Any]], path: str | Path, metric: st
 def plot_runs(
     log_histories: Mapping[str, Sequence[dict[str, Any]]], path: str | Path, metric: str = "eval_accuracy"
 ) -> None:
-    """Draw several runs in one picture, as `plot_run` does one.
+    """Plot several runs in one figure, in the panels of `plot_run`.
 
-    Their losses and step sizes are drawn thin, and over them the geometric mean of the twentieth of the run around
-    each step.
+    Thin lines are losses and step sizes as logged. Thick lines are their moving geometric mean, over a window of a
+    twentieth of the run around each step.
 
     Args:
-        log_histories: `trainer.state.log_history` of each run, by the name for the legend.
+        log_histories: `trainer.state.log_history` of each run, by its name in the legend.
         path: as in `plot_run`.
         metric: as in `plot_run`.
 
     Raises:
         ImportError: matplotlib is not installed; `pip install "hf-sls[plot]"`.
-        ValueError: there is no run, or no training loss in the history of one.
+        ValueError: there is no run, or a history has no training loss.
     """
     runs = [Run(name, log_history) for name, log_history in log_histories.items()]
     if not runs:
-        raise ValueError("log_histories is empty: there is no run to draw.")
+        raise ValueError("log_histories={} is not allowed: at least one run is needed.")
     scores = [run.by_epoch(metric) for run in runs]
     panels = 3 if any(scores) else 2
-    figure = _figure(3.1 * panels, 2.9 if len(runs) == 1 else 3.2)
+    figure = new_figure(3.1 * panels, 2.9 if len(runs) == 1 else 3.2)
     axes = figure.subplots(1, panels)
     for axis, key, label in ((axes[0], "loss", "training loss"), (axes[1], "learning_rate", _step_size_label(runs))):
         for index, run in enumerate(runs):
             logged = [(entry["step"], entry[key]) for entry in run.steps if key in entry]
             _draw(axis, logged, run.name, index, smooth=len(runs) > 1)
         axis.set(xlabel="step", ylabel=label, yscale="log")
-        _label_plainly(axis.yaxis)
+        label_plainly(axis.yaxis)
     if any(scores):
         for index, score in enumerate(scores):
-            color, line_style = _style(index)
-            marker = _MARKERS[index % len(_MARKERS)]
-            axes[2].plot(list(score), list(score.values()), line_style, color=color, marker=marker, markersize=4)
+            axes[2].plot(list(score), list(score.values()), **line_style(index, markersize=4))
         axes[2].set(xlabel="epoch", ylabel=metric.removeprefix("eval_").replace("_", " "))
         axes[2].locator_params(axis="x", integer=True)
     for axis in axes:
-        _tidy(axis)
+        tidy(axis)
     if len(runs) > 1:
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(runs), 4), frameon=False)
+        add_legend(figure)
     figure.savefig(path, dpi=150)
 
 
 def plot_landscape(landscape: Landscape, path: str | Path) -> None:
-    """Draw the loss along a search direction, the line that the criterion draws, and the steps that were tried.
+    """Plot the loss along a search direction, the criterion's line of acceptance, and the step sizes tried.
 
     Args:
-        landscape: of `record_landscapes`, or of a file that `LineSearchCallback` has written.
-        path: file to write; the extension says the format (`.png`, `.svg`, `.pdf`).
+        landscape: from `record_landscapes`, or from a file that `LineSearchCallback` has written.
+        path: file to write; its extension sets the format (`.png`, `.svg`, `.pdf`).
 
     Raises:
         ImportError: matplotlib is not installed; `pip install "hf-sls[plot]"`.
@@ -95,19 +102,19 @@ def plot_landscape(landscape: Landscape, path: str | Path) -> None:
     top = min(max(highest, acceptance[0]) + 0.1 * height, highest + 1.5 * height)
     further_up = " (further up)" if min(acceptance) > top else ""
 
-    figure = _figure(5.6, 3.6)
+    figure = new_figure(5.6, 3.6)
     axis = figure.subplots()
-    axis.plot(landscape.step_sizes, landscape.losses, "-", color="black", linewidth=2, label="loss of the batch")
-    axis.plot([0, end], acceptance, "--", color="#D55E00", label=f"accepted below this line{further_up}")
+    axis.plot(landscape.step_sizes, landscape.losses, "-", color=BLACK, linewidth=2, label="loss of the batch")
+    axis.plot([0, end], acceptance, "--", color=RED, label=f"accepted below this line{further_up}")
     tangent = [start_loss, start_loss - landscape.slope * end]
-    axis.plot([0, end], tangent, ":", color="#0072B2", linewidth=2, label="slope at the start")
+    axis.plot([0, end], tangent, ":", color=BLUE, linewidth=2, label="slope at the start")
     accepted = landscape.outcome == "accepted"
     rejected = landscape.tried[:-1] if accepted else landscape.tried
     visible = [(step_size, loss) for step_size, loss in rejected if step_size <= end and isfinite(loss)]
     if visible:
-        axis.plot(*zip(*visible), "x", color="black", markersize=8, label="tried, rejected")
+        axis.plot(*zip(*visible), "x", color=BLACK, markersize=8, label="tried, rejected")
     if accepted:
-        axis.plot(*landscape.tried[-1], "o", color="black", markersize=9, label="accepted")
+        axis.plot(*landscape.tried[-1], "o", color=BLACK, markersize=9, label="accepted")
     if beyond := len(rejected) - len(visible):
         note = f"{beyond} rejected further right →"
         axis.annotate(note, (0.98, 0.03), xycoords="axes fraction", ha="right", backgroundcolor="white")
@@ -120,34 +127,72 @@ def plot_landscape(landscape: Landscape, path: str | Path) -> None:
     )
     axis.ticklabel_format(axis="x", style="sci", scilimits=(-2, 2))
     axis.legend(frameon=False)
-    _tidy(axis)
+    tidy(axis)
     figure.savefig(path, dpi=150)
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """Return a matplotlib figure of that size, in inches, without a window or a global state.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('A picture needs matplotlib: pip install "hf-sls[plot]".') from error
+        raise ImportError('Plots need matplotlib: pip install "hf-sls[plot]".') from error
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _style(index: int) -> tuple[str, str]:
-    return _STYLES[index % len(_STYLES)]
+def line_style(index: int, **settings: Any) -> dict[str, Any]:
+    """Return the arguments of `Axes.plot` for the line at `index`: color, dashes, and a marker with a `markersize`."""
+    color, dashes, marker = _STYLES[index % len(_STYLES)]
+    return {"color": color, "linestyle": dashes, **({"marker": marker} if "markersize" in settings else {}), **settings}
+
+
+def tidy(axis: Any) -> None:
+    """Add a light grid, and remove the spines at the top and the right."""
+    axis.grid(alpha=0.3, which="both", linewidth=0.5)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def label_plainly(axis: Any) -> None:
+    """Label a logarithmic axis (`axis.xaxis` or `axis.yaxis`) with 0.7 for 7 x 10^-1, at as many ticks as fit."""
+    from matplotlib.ticker import FuncFormatter
+
+    low, high = axis.get_view_interval()
+    room = high / low
+    digits = "123456789" if room < 3 else "12346" if room < 10 else "125" if room < 100 else "1"
+    formatter = FuncFormatter(lambda value, _: f"{value:.3g}" if f"{value:e}"[0] in digits else "")
+    axis.set_major_formatter(formatter)
+    axis.set_minor_formatter(formatter)
+
+
+def as_label(name: str) -> str:
+    """Return a name as matplotlib shows it literally: a `$` is no formula, a leading `_` does not hide it."""
+    text = name.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+def add_legend(figure: Any) -> None:
+    """Add the legend of the first axes above the figure, in as many columns as its width has room for."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    widest = max(map(len, labels), default=0) + 6
+    columns = max(1, min(len(labels), int(13 * figure.get_figwidth()) // widest))
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
 
 
 def _draw(axis: Any, logged: list[tuple[float, float]], name: str, index: int, smooth: bool) -> None:
-    color, line_style = _style(index)
     steps, values = zip(*logged)
     if not smooth:
-        axis.plot(steps, values, line_style, color=color, linewidth=1.2)
+        axis.plot(steps, values, **line_style(index, linewidth=1.2))
         return
-    axis.plot(steps, values, "-", color=color, linewidth=0.6, alpha=0.3)
-    axis.plot(steps, _geometric_mean(values), line_style, color=color, linewidth=1.8, label=name)
+    axis.plot(steps, values, **line_style(index, linewidth=0.6, linestyle="-", alpha=0.3))
+    axis.plot(steps, _geometric_mean(values), **line_style(index, linewidth=1.8, label=as_label(name)))
 
 
 def _geometric_mean(values: Sequence[float]) -> Any:
-    """Return the mean over the twentieth of the values around each; less of them at the ends."""
+    """Return the moving geometric mean over a twentieth of the values around each, over fewer at the ends."""
     import numpy
 
     logs = numpy.log(numpy.where(numpy.asarray(values) > 0, values, numpy.nan))
@@ -161,20 +206,3 @@ def _geometric_mean(values: Sequence[float]) -> Any:
 def _step_size_label(runs: Sequence[Run]) -> str:
     kinds = {run.uses_line_search for run in runs}
     return "step size" if kinds == {True} else "learning rate" if kinds == {False} else "step size, learning rate"
-
-
-def _label_plainly(axis: Any) -> None:
-    """Write 0.7 for 7 x 10^-1, at as many ticks as there is room for."""
-    from matplotlib.ticker import FuncFormatter
-
-    low, high = axis.get_view_interval()
-    room = high / low
-    digits = "123456789" if room < 3 else "12346" if room < 10 else "125" if room < 100 else "1"
-    formatter = FuncFormatter(lambda value, _: f"{value:.3g}" if f"{value:e}"[0] in digits else "")
-    axis.set_major_formatter(formatter)
-    axis.set_minor_formatter(formatter)
-
-
-def _tidy(axis: Any) -> None:
-    axis.grid(alpha=0.3, which="both", linewidth=0.5)
-    axis.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""The picture of a run shows the numbers of its history, on the axes it promises."""
+"""The plots of runs show the numbers of their histories, and one style serves all scripts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 matplotlib = pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
 
-from hf_sls import plot_run
+from hf_sls import plot_run, plot_runs
+from hf_sls.plotting import line_style
 
 HISTORY: list[dict[str, Any]] = [
     {"step": 1, "epoch": 0.5, "loss": 0.7, "learning_rate": 1e-3},
@@ -62,3 +63,30 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"hf-sls\[plot\]"):
         plot_run(HISTORY, "run.png")
+
+
+def test_six_lines_differ_without_colour() -> None:
+    styles = [line_style(index, markersize=4) for index in range(6)]
+    for key in ("color", "linestyle", "marker"):
+        assert len({str(style[key]) for style in styles}) == 6
+    assert line_style(6) == line_style(0)
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["a rather long name of a directory"] * 4, ["x" * 200, "y"]])
+def test_a_legend_is_not_cut_off(names: list[str], drawn: list[Figure]) -> None:
+    """Unless one name alone is wider than the figure."""
+    plot_runs({f"{name}{index}": HISTORY for index, name in enumerate(names)}, "runs.png")
+    drawn[0].draw_without_rendering()
+    box = drawn[0].legends[0].get_window_extent()
+    assert len(drawn[0].legends[0].get_texts()) == len(names)
+    if max(map(len, names)) < 100:
+        assert box.x0 >= 0
+        assert box.x1 <= drawn[0].bbox.x1
+
+
+@pytest.mark.parametrize("name", ["_hidden", "$x$", r"$\frac$"])
+def test_a_name_is_shown_as_it_is(name: str, drawn: list[Figure], tmp_path: Path) -> None:
+    plot_runs({name: HISTORY, "other": HISTORY}, "runs.png")
+    drawn[0].draw_without_rendering()
+    first = drawn[0].legends[0].get_texts()[0].get_text()
+    assert first.replace(r"\$", "$").strip() == name

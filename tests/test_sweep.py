@@ -335,7 +335,7 @@ def elements(page: str) -> set[str]:
     return found
 
 
-HOSTILE = "<script>alert(1)</script> | [a](http://b) ![c](../secret.png) `d` <img src=e onerror=f> $\\g"
+HOSTILE = "<script>alert(1)</script> | [a](http://b) ![c](../secret.png) `d` <img src=e onerror=f> $\\g$"
 
 
 @pytest.mark.parametrize("key", ["task", "size", "optimizer", "metric", "device"])

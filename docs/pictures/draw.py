@@ -1,10 +1,10 @@
-"""The pictures of the documentation, from a model that trains.
+"""Draw the pictures of the documentation, from a model in training.
 
     python glue_scripts/run_glue.py
     python docs/pictures/draw.py out/trainer_state.json
 
-The first command is the run of the tutorial, the second draws it, and measures the loss of the same model, MiniLM-L6
-on the SST-2 sample, along the direction of a step.
+The first command is the run of the tutorial. The second draws it, and measures the loss of the same model, MiniLM-L6
+on the SST-2 sample, along the direction of one step.
 """
 
 from __future__ import annotations
@@ -20,28 +20,27 @@ from typing import Any
 import matplotlib
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from hf_sls import RandomState, SearchReport, create_optimizer, plot_run
+from hf_sls.plotting import BLACK, BLUE, RED, new_figure, tidy
 
 HERE = Path(__file__).parent
 SAMPLE = HERE.parent.parent / "glue_scripts" / "sst2_sample" / "train.tsv"
-BATCH, STEPS, SHARE = 32, 20, 0.5
+BATCH, STEPS, C = 32, 20, 0.5
 
-BLUE, RED, GREY = "#1f5fa8", "#c23b22", "#777777"
 matplotlib.rcParams.update({"font.size": 11, "svg.hashsalt": "hf_sls", "svg.fonttype": "path"})
 
 
 @dataclass(frozen=True)
 class Landscape:
-    """The loss of one batch over the step size, along the direction of a step that was searched.
+    """The loss of one batch as a function of the step size, along the direction of one searched step.
 
     Attributes:
-        report: what the search found.
+        report: of the search.
         step_sizes: where the loss was evaluated, from 0.
         repeated: the loss with the dropout masks of the step.
-        fresh: the loss with masks drawn anew, several for each step size.
+        fresh: several losses for each step size, each with new masks.
     """
 
     report: SearchReport
@@ -54,7 +53,7 @@ class Landscape:
 def look_along(
     model: nn.Module, optimizer: Any, evaluate: Callable[[], Tensor], farthest: float, points: int, draws: int
 ) -> Landscape:
-    """Take a searched step, and evaluate the loss from its start to `farthest` times its length and beyond."""
+    """Take a searched step, and evaluate the loss from its start to `farthest` times the step size."""
     parameters = list(model.parameters())
     start = [parameter.clone() for parameter in parameters]
     random_state = RandomState.capture()
@@ -67,12 +66,12 @@ def look_along(
             parameter.copy_(before + step_size * direction)
         return float(evaluate())
 
-    def with_the_same_masks(step_size: float) -> float:
+    def with_masks_of_the_step(step_size: float) -> float:
         random_state.restore()
         return loss_at(step_size)
 
     step_sizes = torch.linspace(0, farthest * report.step_size, points).tolist()
-    repeated = [with_the_same_masks(step_size) for step_size in step_sizes]
+    repeated = [with_masks_of_the_step(step_size) for step_size in step_sizes]
     fresh = [[loss_at(step_size) for _ in range(draws)] for step_size in step_sizes]
     return Landscape(report, step_sizes, repeated, fresh)
 
@@ -87,7 +86,7 @@ def measure() -> Landscape:
     model = AutoModelForSequenceClassification.from_pretrained(MODEL_DIR, num_labels=2).train()
     with SAMPLE.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    optimizer = create_optimizer("adam_sls", model.parameters(), wolfe=False, c=SHARE, init_step_size=1e-4)
+    optimizer = create_optimizer("adam_sls", model.parameters(), wolfe=False, c=C, init_step_size=1e-4)
 
     def loss_of(batch: list[dict[str, str]]) -> Callable[[], Tensor]:
         inputs = tokenizer([row["sentence"] for row in batch], padding=True, return_tensors="pt")
@@ -101,41 +100,40 @@ def measure() -> Landscape:
 
 
 def draw_armijo(landscape: Landscape, path: Path) -> None:
-    """Draw the loss, what the slope promises, and the line of acceptance."""
+    """Plot the loss, the decrease that the slope predicts, and the line of acceptance."""
     report, step_sizes = landscape.report, landscape.step_sizes
     axes = new_axes()
-    promised = [report.loss - report.slope * step_size for step_size in step_sizes]
-    line = [report.loss - SHARE * report.slope * step_size for step_size in step_sizes]
+    predicted = [report.loss - report.slope * step_size for step_size in step_sizes]
+    line = [report.loss - C * report.slope * step_size for step_size in step_sizes]
     accepted = [loss <= highest for loss, highest in zip(landscape.repeated, line)]
-    axes.fill_between(step_sizes, landscape.repeated, line, where=accepted, color=BLUE, alpha=0.12, label="accepted")
-    axes.plot(step_sizes, landscape.repeated, color=BLUE, linewidth=2, label="loss of the batch")
-    axes.plot(step_sizes, line, color=RED, linewidth=1.5, label=f"keeps {SHARE:.0%} of the promise")
-    axes.plot(step_sizes, promised, color=GREY, linestyle=":", linewidth=1.5, label="what the slope promises")
-    axes.plot(report.step_size, report.loss - report.loss_decrease, "o", color=BLUE, label="the step taken")
+    axes.fill_between(step_sizes, landscape.repeated, line, where=accepted, color=BLACK, alpha=0.1, label="accepted")
+    axes.plot(step_sizes, landscape.repeated, color=BLACK, linewidth=2, label="loss of the batch")
+    axes.plot(step_sizes, line, "--", color=RED, linewidth=1.5, label=f"{C:.0%} of the predicted decrease")
+    axes.plot(step_sizes, predicted, ":", color=BLUE, linewidth=2, label="decrease predicted by the slope")
+    axes.plot(report.step_size, report.loss - report.loss_decrease, "o", color=BLACK, label="the step taken")
     low, high = min(landscape.repeated), max(landscape.repeated)
     axes.set_ylim(low - 0.4 * (high - low), high + 0.1 * (high - low))
     save(axes, path)
 
 
 def draw_dropout(landscape: Landscape, path: Path) -> None:
-    """Draw the loss with the masks of the step, and with fresh ones."""
+    """Plot the loss with the dropout masks of the step, and with new ones."""
     axes = new_axes()
     for column in zip(*landscape.fresh):
-        axes.plot(landscape.step_sizes, column, ".", color=RED, markersize=5, label="fresh masks on each evaluation")
-    axes.plot(landscape.step_sizes, landscape.repeated, color=BLUE, linewidth=2, label="the masks of the step")
+        axes.plot(landscape.step_sizes, column, ".", color=RED, markersize=5, label="new masks in each evaluation")
+    axes.plot(landscape.step_sizes, landscape.repeated, color=BLACK, linewidth=2, label="masks of the step")
     save(axes, path)
 
 
 def new_axes() -> Axes:
-    """Return the axes of a new picture, readable on a phone."""
-    axes = Figure(figsize=(6.4, 3.8), layout="constrained").subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.3, linewidth=0.5)
+    """Return the axes of a new figure, which is small enough for a phone."""
+    axes: Axes = new_figure(6.4, 3.8).subplots()
+    tidy(axes)
     return axes
 
 
 def save(axes: Axes, path: Path) -> None:
-    """Name the axes and write the file."""
+    """Label the axes and write the file."""
     axes.set(xlabel="step size", ylabel="loss")
     handles = dict(zip(*reversed(axes.get_legend_handles_labels())))
     axes.legend(handles.values(), handles.keys(), frameon=False, fontsize=10)
