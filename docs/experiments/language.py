@@ -8,7 +8,7 @@ Takes the arguments of `TrainingArguments` beside those below, and adds the run 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import datasets
@@ -96,7 +96,7 @@ def main() -> None:
         )
 
     args.prediction_loss_only = True
-    run("language", experiment, args, build_model, train, test)
+    run("language", asdict(experiment), args, build_model, train, test)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ Takes the arguments of `TrainingArguments` beside those below, and adds the run 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 from common import accuracy, parse_arguments, run
@@ -18,21 +18,21 @@ from torch import Tensor, nn
 
 @dataclass
 class MnistArguments:
-    """Which data, and how wide the network is."""
+    """The data, and the width of the network."""
 
     data_path: list[str] | None = field(
-        default=None, metadata={"help": "One npz file, or two parquet files, to train and test; else from the Hub."}
+        default=None, metadata={"help": "One npz file, or two parquet files (train, test); by default the Hub."}
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on a sample of so many images."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on a sample of so many images."})
     width: int = field(default=256, metadata={"help": "Units in each hidden layer."})
-    label_noise: float = field(default=0.0, metadata={"help": "Share of the training images with a random label."})
+    label_noise: float = field(default=0.0, metadata={"help": "Fraction of the training images with a random label."})
 
     def __post_init__(self) -> None:
         if self.width < 1:
             raise ValueError(f"width={self.width} is not allowed: an integer of at least 1 is needed.")
         if not 0 <= self.label_noise <= 1:
-            raise ValueError(f"label_noise={self.label_noise} is not allowed: a share from 0 to 1 is needed.")
+            raise ValueError(f"label_noise={self.label_noise} is not allowed: a fraction from 0 to 1 is needed.")
 
 
 class Perceptron(nn.Module):
@@ -54,11 +54,11 @@ class Perceptron(nn.Module):
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
-def with_noise(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Return the labels, of shape (images,), with those of a random share drawn anew from all ten."""
+def with_noise(labels: Tensor, fraction: float, seed: int) -> Tensor:
+    """Return the labels, of shape (images,), with a random fraction of them drawn anew from all ten classes."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(10, labels.shape, generator=generator)
-    chosen = torch.rand(labels.shape, generator=generator) < share
+    chosen = torch.rand(labels.shape, generator=generator) < fraction
     return torch.where(chosen, drawn, labels)
 
 
@@ -69,7 +69,7 @@ def main() -> None:
     )
     train, test = load_images("mnist", experiment.data_path, experiment.max_train_samples, experiment.max_eval_samples)
     train.labels = with_noise(train.labels, experiment.label_noise, args.seed)
-    run("mnist", experiment, args, lambda: Perceptron(experiment.width), train, test, accuracy)
+    run("mnist", asdict(experiment), args, lambda: Perceptron(experiment.width), train, test, accuracy)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ Takes the arguments of `TrainingArguments` beside those below, and adds the run 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from common import accuracy, parse_arguments, run
 from images import IMAGE_SETS, load_images
@@ -57,7 +57,9 @@ def main() -> None:
         experiment.dataset, experiment.data_path, experiment.max_train_samples, experiment.max_eval_samples
     )
     classes = IMAGE_SETS[experiment.dataset].classes
-    run(experiment.dataset, experiment, args, lambda: resnet34(experiment.width, classes), train, test, accuracy)
+    run(
+        experiment.dataset, asdict(experiment), args, lambda: resnet34(experiment.width, classes), train, test, accuracy
+    )
 
 
 if __name__ == "__main__":
