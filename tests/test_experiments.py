@@ -339,6 +339,24 @@ def test_the_results_of_a_page_are_those_of_the_present_rules(page: Any) -> None
             assert rules in (None, record["optimizer"]), line.label
 
 
+def test_the_index_is_up_to_date() -> None:
+    """One entry per page: title, the first sentence of the outcome, and the figure."""
+    text = (EXPERIMENTS / "index.md").read_text(encoding="utf-8")
+    assert pages.with_index(text) == text
+    for page in pages.PAGES:
+        outcome = (EXPERIMENTS / f"{page.name}.md").read_text(encoding="utf-8").split("## Outcome\n\n")[1]
+        assert f"]({page.name}.png)]({page.name}.md)" in text
+        assert " ".join(outcome.split())[:40] in text
+    assert len(text.split("```{toctree}")[1].split("```")[0].split()) == 1 + len(pages.PAGES)
+
+
+def test_a_page_without_an_outcome_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mnist.md").write_text("# MNIST\n\n## Results\n")
+    monkeypatch.setattr(pages, "HERE", tmp_path)
+    with pytest.raises(ValueError, match=r"mnist\.md needs a title and a section '## Outcome'"):
+        pages.with_index("")
+
+
 def test_a_page_without_markers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"mnist\.md has no line"):
         pages.with_results(pages.PAGES[0], "no markers", [], tmp_path / "figure.png")

@@ -1,10 +1,12 @@
-"""Write the tables and figures of the pages from the results: `python docs/experiments/pages.py`.
+"""Write tables and figures of the pages from the results, and the index: `python docs/experiments/pages.py`.
 
-What a page says between its two markers comes from docs/results/experiments.jsonl; the rest is written by hand.
+The part of a page between its two markers comes from docs/results/experiments.jsonl, and that of the index from the
+pages; the rest is written by hand.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ PAPER_STEP_SIZES: Mapping[float, float] = {4: 1.379e-5, 8: 1.878e-5, 16: 2.674e-
 
 
 def against_stock(task: str, where: Mapping[str, Any], adam: Sequence[float], sgd: Sequence[float]) -> list[Line]:
-    """Return the lines of our optimizers beside AdamW and SGD at several learning rates."""
+    """Return the lines of `adam_sls` and `sgd_sls`, and of AdamW and SGD at several learning rates."""
     kinds: list[tuple[str, str, str | None, float]] = [("adamw_torch", "AdamW", None, rate) for rate in adam]
     kinds += [("sgd", "SGD, momentum 0.9,", "momentum=0.9", rate) for rate in sgd]
     return [
@@ -41,10 +43,36 @@ def with_results(page: Comparison | Law | Variation, text: str, records: Sequenc
     Raises:
         ValueError: the page has no markers.
     """
+    before, after = _around_markers(page.name, text)
+    return f"{before}\n\n{page.results(records, figure)}\n\n{after}"
+
+
+def with_index(text: str) -> str:
+    """Return the text of the index with the outcome and the figure of each page written anew.
+
+    Raises:
+        ValueError: the index has no markers, or a page has no title or no outcome.
+    """
+    entries = [_entry(page.name, (HERE / f"{page.name}.md").read_text(encoding="utf-8")) for page in PAGES]
+    contents = "\n".join(["```{toctree}", ":hidden:", "", *(page.name for page in PAGES), "```"])
+    before, after = _around_markers("index", text)
+    return "\n\n".join([before, *entries, contents, after])
+
+
+def _entry(name: str, text: str) -> str:
+    """Return the entry of a page in the index: its title, the first sentence of its outcome, and its figure."""
+    title = re.match(r"# (.+)\n", text)
+    outcome = re.search(r"^## Outcome\n\n(.+?\.)\s", text, flags=re.MULTILINE | re.DOTALL)
+    if title is None or outcome is None:
+        raise ValueError(f"The page {name}.md needs a title and a section '## Outcome' that begins with a sentence.")
+    return f"## [{title[1]}]({name}.md)\n\n{' '.join(outcome[1].split())}\n\n[![{title[1]}]({name}.png)]({name}.md)"
+
+
+def _around_markers(name: str, text: str) -> tuple[str, str]:
+    """Return the text up to the first marker and from the second, both included."""
     if BEGIN not in text or END not in text:
-        raise ValueError(f"The page {page.name}.md has no line {BEGIN!r} and {END!r} for its results.")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    return f"{before}{BEGIN}\n\n{page.results(records, figure)}\n\n{END}{after}"
+        raise ValueError(f"The page {name}.md has no line {BEGIN!r} and {END!r} for its results.")
+    return text.split(BEGIN)[0] + BEGIN, END + text.split(END)[1]
 
 
 _MNIST = {"width": 256, "batch_size": 128, "max_steps": -1, "label_noise": 0.0}
@@ -128,7 +156,7 @@ PAGES: tuple[Comparison | Law | Variation, ...] = (
 
 
 def main() -> None:
-    """Write all pages for which there are results."""
+    """Write the pages that have results, and the index."""
     records = read_results(RESULTS)
     for page in PAGES:
         if any(line.select(records) for line in page.lines):
@@ -136,6 +164,9 @@ def main() -> None:
             text = with_results(page, path.read_text(encoding="utf-8"), records, HERE / f"{page.name}.png")
             path.write_text(text, encoding="utf-8")
             print(f"{path.name} and {page.name}.png")
+    index = HERE / "index.md"
+    index.write_text(with_index(index.read_text(encoding="utf-8")), encoding="utf-8")
+    print(index.name)
 
 
 if __name__ == "__main__":
