@@ -1,4 +1,4 @@
-"""What a line search consists of under the settings recommended now."""
+"""The rules of a line search, with the present defaults of the package."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from hf_sls.training_args import parse_optim_args
 
 
 def rules_of(optim: str, optim_args: str | None = None) -> str | None:
-    """Return the rules of `optim` with `optim_args`; `None` where it is no line search.
+    """Return a description of the rules of `optim` with `optim_args`; `None` if it is not a line search.
 
-    A run is another one with other rules, though its arguments be the same.
+    Two runs with different rules are different runs, even if their arguments are the same.
     """
     if optim not in OPTIMIZERS:
         return None

@@ -4,8 +4,8 @@
     python glue_scripts/run_peer.py salsa run.json
 
 The peers are `prodigy` (prodigyopt), and `salsa` and `authors_adam_sls` (salsa-optimizer, the published research code),
-each with the settings that its authors recommend. Everything else is `run_glue.py`. The state of salsa-optimizer is in
-no checkpoint. Schedule-free AdamW needs no script of its own: `run_glue.py --optim schedule_free_adamw`.
+each with the settings that its authors recommend. All else is as in `run_glue.py`. A checkpoint does not hold the state
+of salsa-optimizer. Schedule-free AdamW needs no script of its own: `run_glue.py --optim schedule_free_adamw`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from hf_sls import SLSTrainer
 
 
 class PeerTrainer(SLSTrainer):
-    """A Trainer around an optimizer that runs forward and backward itself."""
+    """A Trainer for an optimizer that runs the forward and backward passes itself."""
 
     optimizer: Any
     make_peer: Callable[[list[Tensor]], Any]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Create the peer, and for the Trainer to call an optimizer that does nothing more."""
+        """Create the peer, and for the Trainer an optimizer whose step does nothing."""
         if self.optimizer is None:
             parameters = [p for p in (model or self.model).parameters() if p.requires_grad]
             self.peer = type(self).make_peer(parameters)
@@ -37,7 +37,7 @@ class PeerTrainer(SLSTrainer):
         return self.optimizer
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        """Hand the loss of the batch to the peer."""
+        """Pass the loss of the batch to the peer as a closure."""
         model.train()
         inputs = self._prepare_inputs(inputs)
 
@@ -54,7 +54,7 @@ class PeerTrainer(SLSTrainer):
         return loss.detach()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log the step size of the peer, and at the end its forward passes."""
+        """Add the step size of the peer to the log, and at the end of training its forward passes per step."""
         if "loss" in logs:
             found = getattr(self.peer, "step_size", None) or self.peer.state["step_sizes"]
             logs["learning_rate"] = logs["step_size"] = float(found[0] if isinstance(found, list) else found)
@@ -64,7 +64,7 @@ class PeerTrainer(SLSTrainer):
 
 
 class AlreadyStepped(torch.optim.Optimizer):
-    """An optimizer whose step has been taken elsewhere."""
+    """An optimizer whose step the peer has already taken."""
 
     def __init__(self, params: Any) -> None:
         super().__init__(params, {})
@@ -74,7 +74,7 @@ class AlreadyStepped(torch.optim.Optimizer):
 
 
 class SalsaTrainer(PeerTrainer):
-    """SaLSA of salsa-optimizer, as its README has it."""
+    """SaLSA of salsa-optimizer, with the settings of its README."""
 
     @staticmethod
     def make_peer(parameters: list[Tensor]) -> Any:
@@ -84,7 +84,7 @@ class SalsaTrainer(PeerTrainer):
 
 
 class AuthorsAdamSLSTrainer(PeerTrainer):
-    """ADAMSLS of salsa-optimizer, with the paper's c."""
+    """ADAMSLS of salsa-optimizer, with c = 0.1 as in the paper."""
 
     @staticmethod
     def make_peer(parameters: list[Tensor]) -> Any:
@@ -99,7 +99,7 @@ class ProdigyTrainer(SLSTrainer):
     optimizer: Any
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Create Prodigy, with learning rate 1 for the schedule to scale."""
+        """Create Prodigy with a learning rate of 1, which the schedule scales."""
         if self.optimizer is None:
             from prodigyopt import Prodigy
 

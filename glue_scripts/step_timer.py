@@ -1,4 +1,4 @@
-"""How long the training steps of a run take."""
+"""Time spent in the training steps of a run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class StepTimer(TrainerCallback):
-    """Adds up the seconds inside the training steps: without evaluations, checkpoints, logs and the loading of data.
+    """Adds up the time inside the training steps, without evaluation, checkpoints, logs and data loading.
 
-    On a CPU these are seconds of its cores, the same whatever else they do meanwhile; on an accelerator, of the clock,
-    until the device has done the step, and so of a device that does nothing else. Each entry of the training log has
-    those since the entry before as `step_seconds`.
+    On a CPU it counts processor time, which does not depend on other processes. On an accelerator it counts wall time
+    until the device has finished the step, so the device should do nothing else. Each entry of the training log has the
+    time since the previous entry as `step_seconds`.
+
+    Attributes:
+        seconds: the time so far, in seconds.
     """
 
     def __init__(self) -> None:

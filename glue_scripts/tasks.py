@@ -25,8 +25,16 @@ Scores = dict[str, float]
 
 @dataclass(frozen=True)
 class Task:
-    """One GLUE task. `labels` are the names in the order of their ids, empty for regression; `headline` is the score to
-    show where there is room for one.
+    """One GLUE task.
+
+    Attributes:
+        name: name of the task in `nyu-mll/glue`.
+        columns: the columns with the text, one or two.
+        labels: names of the labels in the order of their ids; empty for regression.
+        metric: from predictions and references, both of shape (examples,), to the official scores.
+        headline: the score to show where there is room for one only.
+        evaluation_splits: splits with labels to evaluate on.
+        test_splits: splits without labels.
     """
 
     name: str
@@ -39,7 +47,7 @@ class Task:
 
     @property
     def is_regression(self) -> bool:
-        """Whether the label is a number to predict."""
+        """Whether the label is a number."""
         return not self.labels
 
 
@@ -89,10 +97,10 @@ TASKS = {
 
 
 def get_task(name: str) -> Task:
-    """Return the task of that name.
+    """Return the task with a given name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such task.
     """
     if name not in TASKS:
         raise ValueError(f"task_name={name!r} is not a GLUE task; the tasks are {', '.join(TASKS)}.")
@@ -102,10 +110,18 @@ def get_task(name: str) -> Task:
 def load_task(
     task: Task, data_dir: str | None, splits: list[str], cache_dir: str | None = None
 ) -> datasets.DatasetDict:
-    """Load and check `splits` of a task: from the Hub, or from the files `<split>.<extension>` in `data_dir`.
+    """Load and check splits of a task, from the Hub or from files.
 
-    The files are parquet, csv, json (one object a line) or tsv (tab-separated, no quoting, as GLUE is distributed);
-    labels are ids or names. The second of two evaluation or test splits may be missing.
+    Args:
+        task: the task.
+        data_dir: directory with a file `<split>.<extension>` for each split; `None` for the Hub. The format is parquet,
+            csv, json (one object per line) or tsv (tab-separated, without quoting, as GLUE is distributed). Labels are
+            ids or names.
+        splits: names of the splits. The second of two evaluation or test splits may be missing.
+        cache_dir: directory for downloads.
+
+    Returns:
+        The splits with the text columns and, except for test splits, the ids or numbers in `label`.
 
     Raises:
         ConnectionError: the Hub cannot be reached.
@@ -157,7 +173,7 @@ def _read(path: Path, cache_dir: str | None) -> datasets.Dataset:
 
 
 def _checked(task: Task, split: str, rows: datasets.Dataset) -> datasets.Dataset:
-    """Check one split and bring its labels to ids, or to floats for regression."""
+    """Check one split, and convert its labels to ids, or to floats for regression."""
     is_test = split in task.test_splits
     needed = [*task.columns, *([] if is_test else ["label"])]
     missing = [column for column in needed if column not in rows.column_names]
@@ -197,12 +213,12 @@ def _number(task: Task, split: str, label: Any) -> float:
 
 
 def official_metric(task: Task, cache_dir: str | None = None) -> Callable[[np.ndarray, np.ndarray], Scores]:
-    """Return the GLUE metric of `evaluate`, or where it cannot be fetched the same numbers computed here."""
+    """Return the GLUE metric of `evaluate`, or an equal one computed here if it cannot be fetched."""
     try:
         metric = evaluate.load("glue", task.name, cache_dir=cache_dir)
     except OSError as error:
         logger.warning(
-            f"The GLUE metric of evaluate could not be fetched ({error}); the same scores are computed here."
+            f"The GLUE metric of evaluate could not be fetched ({error}). The same scores are computed here."
         )
         return task.metric
 

@@ -1,4 +1,4 @@
-"""The landscape of a search: the loss of one mini-batch along the direction, and what the search made of it."""
+"""The loss of one mini-batch along the direction of a search, and the trials of the search."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Landscape:
 
     Attributes:
         step: number of the optimizer step, from 1.
-        step_sizes: where the loss was evaluated, from 0 to twice the step size that the search ended with.
-        losses: the losses there; the first is the loss before the step.
-        slope: how fast the loss falls at the start.
-        intercept: of the line of acceptance, `intercept - rate * step_size`.
-        rate: of the line of acceptance.
+        step_sizes: where the loss was evaluated: 33 values from 0 to twice the final step size of the search.
+        losses: the loss at each of them; the first is the loss before the step.
+        slope: decrease of the loss per unit of step size at the start.
+        intercept: intercept of the line of acceptance, `intercept - rate * step_size`.
+        rate: its rate.
         tried: step size and loss of each trial, in order.
-        step_size: the step size that the search ended with, before a schedule takes its share.
+        step_size: the final step size of the search, before a schedule scales it.
         outcome: `"accepted"`, or why no step was taken (`SearchReport.outcome`).
     """
 
@@ -43,7 +43,7 @@ class Landscape:
 
 
 def measure_landscape(search: FinishedSearch) -> Landscape:
-    """Evaluate the loss along the direction of a search; 32 forward passes, which leave no trace."""
+    """Evaluate the loss along the direction of a search, in 32 forward passes without side effects."""
     end = _REACH * search.result.step_size
     step_sizes = [end * index / (_POINTS - 1) for index in range(_POINTS)]
     return Landscape(
@@ -61,9 +61,9 @@ def measure_landscape(search: FinishedSearch) -> Landscape:
 
 @contextmanager
 def record_landscapes(optimizer: LineSearchOptimizer) -> Iterator[list[Landscape]]:
-    """Record the landscape of every search in the block; each costs 32 forward passes and changes nothing.
+    """Record the landscape of every search in the block, at 32 forward passes each.
 
-    Parameters, moments and random state are, to the bit, what they are without it.
+    Parameters, moments and random state stay bitwise the same as without recording.
 
         >>> import torch
         >>> from hf_sls import AdamSLS
@@ -75,11 +75,11 @@ def record_landscapes(optimizer: LineSearchOptimizer) -> Iterator[list[Landscape
         10.0
 
     Args:
-        optimizer: a line-search optimizer, without Accelerate's wrapper.
+        optimizer: a line-search optimizer, not wrapped by Accelerate.
 
     Yields:
-        A list that the landscapes are added to, oldest first. With gradients that are zero or not finite there is no
-        direction and no landscape.
+        The list to which the landscapes are added, oldest first. A step whose gradient is zero or not finite has no
+        direction, and so no landscape.
     """
     landscapes: list[Landscape] = []
     before = optimizer.observer
@@ -96,21 +96,21 @@ def save_landscapes(landscapes: list[Landscape], path: str | Path) -> None:
 
 
 def load_landscapes(run: str | Path) -> list[Landscape]:
-    """Read the landscapes that `LineSearchCallback(landscape_steps=...)` has recorded.
+    """Read the landscapes that `LineSearchCallback(landscape_steps=...)` recorded.
 
     Args:
         run: the `output_dir` of the run, or the JSON file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not one of landscapes.
+        ValueError: the file does not hold landscapes.
     """
     path = Path(run) / LANDSCAPE_NAME if Path(run).is_dir() else Path(run)
     try:
         return [Landscape(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"There is no {path}. A run records landscapes at the steps it is asked to: "
+            f"There is no {path}. A run records landscapes only at the steps that it is given: "
             "SLSTrainer(..., callbacks=[LineSearchCallback(landscape_steps=[10])])."
         ) from None
     except (TypeError, ValueError) as error:

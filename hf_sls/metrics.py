@@ -1,4 +1,4 @@
-"""How good a training curve is, in one number."""
+"""One number for a training curve."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from statistics import fmean
 def mean_log_loss(losses: Sequence[float]) -> float:
     """Return `L = (1/T) sum_t log l_t` over the training losses `l_t`: lower is better.
 
-    An area under the curve that values every halving of the loss alike, however late it comes; the measure of the talk
-    "Stochastic Line Search" (Kenneweg, Galli, Kenneweg, Hammer).
+    It is an area under the curve in which every halving of the loss counts equally, however late it comes. The talk
+    "Stochastic Line Search" (Kenneweg, Galli, Kenneweg, Hammer) uses this measure.
 
         >>> round(mean_log_loss([1.0, 0.5, 0.25]), 4)
         -0.6931
 
     Args:
-        losses: the loss of every step.
+        losses: the loss of every step, at least one.
 
     Returns:
-        L, without unit; `-inf` if a loss is zero, `inf` if one is infinite, NaN if one is NaN or there are both.
+        L, without unit; `-inf` if a loss is zero, `inf` if one is infinite, NaN if one is NaN or if both occur.
 
     Raises:
-        ValueError: there is no loss, or one is negative.
+        ValueError: `losses` is empty, or a loss is negative.
     """
     if len(losses) == 0:
         raise ValueError("losses=[] is not allowed: at least one loss is needed.")
     if any(loss < 0 for loss in losses):
-        raise ValueError(f"losses has {min(losses)}, which is not allowed: a logarithm needs losses of at least 0.")
+        raise ValueError(f"losses has {min(losses)}, which is not allowed: every loss must be at least 0.")
     return sum(math.log(loss) if loss else -math.inf for loss in losses) / len(losses)
 
 
 def final_loss(losses: Sequence[float]) -> float:
-    """Return the mean over the last twentieth of the training losses: the last 4 of 80, at least one.
+    """Return the mean over the last twentieth of the training losses, but at least one: the last 4 of 80.
 
         >>> final_loss([2.0] * 39 + [1.0])
         1.5

@@ -1,4 +1,4 @@
-"""What the pages say of the runs: tables of optimizers, and fits of power laws."""
+"""The results on the pages: tables of optimizers, and fits of power laws."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Line:
-    """The runs that make one line of a table: those of a task with the settings `where`."""
+    """The runs behind one line of a table: those of a task with the settings `where`."""
 
     label: str
     task: str
     where: Mapping[str, Any]
 
     def select(self, records: Sequence[Record]) -> list[Record]:
-        """Return the runs, in the order of their seeds; of those that were made again, the last."""
+        """Return the runs in the order of their seeds; of runs with the same settings, the last."""
         chosen = {
             frozenset(record["settings"].items()): record
             for record in records
@@ -38,7 +38,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A page that compares optimizers: a table of all, and the curves of the line searches and the best of the rest."""
+    """A page that compares optimizers: a table of all, and curves of the line searches and the best others."""
 
     name: str
     lines: Sequence[Line]
@@ -71,7 +71,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Variation:
-    """A page that changes one setting after the other under the same optimizers: does one choice serve for all?"""
+    """A page that changes one setting at a time, to see whether one choice of optimizer serves for all values."""
 
     name: str
     lines: Sequence[Line]
@@ -125,7 +125,7 @@ class Variation:
 
 @dataclass(frozen=True)
 class Law:
-    """A page that fits a power law of the step size against a size, to lines of three sizes or more."""
+    """A page that fits a power law of step size against another size, to lines with at least three sizes."""
 
     name: str
     lines: Sequence[Line]
@@ -160,7 +160,7 @@ class Law:
         return record.get(self.size) or record["settings"][self.size]
 
     def _exponent(self, label: str, runs: list[Record], steps: dict[float, list[float]]) -> str:
-        """Return the exponent of all points, with the standard error of the exponents of the seeds, or of the fit."""
+        """Return the exponent of all points, with its standard error over the seeds, or of the fit for one seed."""
         sizes, values = flat(steps)
         whole = linregress(np.log(sizes), np.log(values))
         seeds = {record["settings"]["seed"] for record in runs}
@@ -173,7 +173,7 @@ class Law:
 
 
 def shown(groups: Mapping[str, list[Record]]) -> dict[str, list[Record]]:
-    """Return all line searches, and of AdamW and SGD the learning rate with the least final loss."""
+    """Return all line searches, and AdamW and SGD with the learning rate of least final loss."""
     losses: dict[str, dict[str, float]] = {}
     for label, runs in groups.items():
         if runs[0]["settings"]["learning_rate"] is not None:
@@ -186,12 +186,12 @@ def shown(groups: Mapping[str, list[Record]]) -> dict[str, list[Record]]:
 
 
 def runs_score(record: Record, metric: str) -> float:
-    """Return the metric of the last evaluation, NaN without one."""
+    """Return the metric of the last evaluation; NaN if there was none."""
     return mean([entry.get(metric) for entry in record["evaluations"][-1:]] or [None])
 
 
 def step_change(record: Record) -> float:
-    """Return by which share the step size changes from a step to the next, on average."""
+    """Return the mean absolute change of the logarithm of the step size from one step to the next."""
     logs = np.log([size for size in record["step_sizes"] if size])
     return float(np.mean(np.abs(np.diff(logs))))
 
@@ -208,7 +208,7 @@ def geometric_mean(values: Sequence[float]) -> float:
 
 
 def flat(steps: Mapping[float, Sequence[float]]) -> tuple[list[float], list[float]]:
-    """Return sizes and step sizes as two lists of the same length."""
+    """Return sizes and step sizes as two lists of equal length."""
     pairs = [(size, value) for size, values in steps.items() for value in values]
     return [size for size, _ in pairs], [value for _, value in pairs]
 
@@ -221,7 +221,7 @@ def fit(steps: Mapping[float, Sequence[float]]) -> tuple[float, float]:
 
 
 def spread(values: Sequence[float], form: str, geometric: bool = False) -> str:
-    """Return the mean, and the range in brackets where there are several values."""
+    """Return the mean, with the range in brackets if there are several values."""
     middle = geometric_mean(values) if geometric else float(np.mean(values))
     if np.isnan(middle):
         return "not finite"
