@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -27,6 +28,12 @@ from transformers import (
 from hf_sls import SLSTrainer, SLSTrainingArguments
 
 torch.set_num_threads(1)
+
+settings.register_profile(
+    "short", max_examples=40, derandomize=True, deadline=None, database=None, suppress_health_check=HealthCheck
+)
+settings.register_profile("long", settings.get_profile("short"), max_examples=1000)
+settings.load_profile("short")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -37,6 +37,6 @@ def check_integer(name: str, value: Any, *, low: int) -> None:
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
-    """Raise `ValueError` unless `value` is one of `choices`."""
-    if value not in choices:
+    """Raise `ValueError` unless `value` is one of `choices`, and of its type."""
+    if not any(isinstance(value, type(choice)) and value == choice for choice in choices):
         raise ValueError(f"{name}={value!r} is not allowed: one of {', '.join(map(repr, choices))} is needed.")

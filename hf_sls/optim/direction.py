@@ -19,7 +19,7 @@ from torch.optim.sgd import sgd
 from typing_extensions import final
 
 from ._tensors import HALF, chunks, quotients
-from ._validation import check_choice, check_range
+from ._validation import LARGEST, check_choice, check_range
 
 SearchDirection = Literal["gradient", "momentum"]
 State = dict[str, Any]
@@ -178,11 +178,11 @@ class Adam(Direction):
     amsgrad: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.betas) != 2:
-            raise ValueError(f"betas={self.betas!r}: two numbers are needed, (beta1, beta2).")
+        if not isinstance(self.betas, (tuple, list)) or len(self.betas) != 2:
+            raise ValueError(f"betas={self.betas!r} is not allowed: two numbers are needed, (beta1, beta2).")
         for name, beta in zip(("betas[0]", "betas[1]"), self.betas):
             check_range(name, beta, low=0.0, high=1.0, include_high=False)
-        check_range("eps", self.eps, low=0.0)
+        check_range("eps", self.eps, low=0.0, high=LARGEST)
         check_choice("search", self.search, get_args(SearchDirection))
 
     @property
@@ -282,7 +282,7 @@ class Adagrad(Direction):
     eps: float = 1e-10
 
     def __post_init__(self) -> None:
-        check_range("eps", self.eps, low=0.0)
+        check_range("eps", self.eps, low=0.0, high=LARGEST)
 
     def new_state(self, parameter: Tensor) -> State:
         return {"sum": torch.zeros_like(parameter, memory_format=torch.preserve_format)}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 from math import inf
-from typing import ClassVar
+from typing import Any, ClassVar, get_args
 
 from torch import nn
 from typing_extensions import TypedDict, Unpack
 
-from ._validation import check_choice, check_range
+from ._validation import LARGEST, SMALLEST, check_choice, check_integer, check_range
 from .backtracking import Backtracking
 from .cadence import Adaptive, Budget, Cadence
 from .criterion import Armijo, Criterion, NonMonotone, Smoothed
@@ -50,6 +50,15 @@ _SEARCH = SearchSettings(
 )
 
 
+def _adam(betas: tuple[float, float], eps: float, search_direction: SearchDirection, amsgrad: bool = False) -> Adam:
+    check_choice("search_direction", search_direction, get_args(SearchDirection))
+    return Adam(betas, eps, search_direction, amsgrad)
+
+
+def _is_infinite(value: Any) -> bool:
+    return isinstance(value, float) and value == inf
+
+
 class _Named(LineSearchOptimizer):
     """A composition whose rules are set by plain numbers, as in `optim_args`."""
 
@@ -76,9 +85,11 @@ class _Named(LineSearchOptimizer):
                 f"{', '.join([*own, *_SEARCH])}.{hint}"
             )
         chosen: SearchSettings = {**_SEARCH, **self.search_defaults, **search}
-        check_range("search_credit", chosen["search_credit"], low=0.0)
-        if chosen["search_rate"] != inf:
-            check_range("search_rate", chosen["search_rate"], low=0.0, include_low=False)
+        check_range("search_credit", chosen["search_credit"], low=0.0, high=LARGEST)
+        check_range("weight_decay", chosen["weight_decay"], low=0.0, high=LARGEST)
+        check_range("shrink", shrink, low=0.0, high=1.0, include_low=False, include_high=False)
+        if not _is_infinite(chosen["search_rate"]):
+            check_range("search_rate", chosen["search_rate"], low=SMALLEST, high=LARGEST)
             cadence = Budget(chosen["search_credit"], chosen["search_rate"])
         super().__init__(
             params,
@@ -86,7 +97,11 @@ class _Named(LineSearchOptimizer):
             criterion=criterion,
             initial_step=initial_step,
             backtracking=Backtracking(
-                shrink, chosen["max_trials"], chosen["interpolate"], lower_bound=chosen["lower_bound"]
+                shrink,
+                chosen["max_trials"],
+                chosen["interpolate"],
+                max_shrink=min(Backtracking.max_shrink, shrink),
+                lower_bound=chosen["lower_bound"],
             ),
             cadence=cadence,
             partition=partition,
@@ -176,13 +191,14 @@ class AdamSLS(_Named):
         **search: Unpack[SearchSettings],
     ) -> None:
         check_choice("wolfe", wolfe, (False, True))
-        direction = Adam(betas, eps, search_direction, self._amsgrad)
+        direction = _adam(betas, eps, search_direction, self._amsgrad)
         initial_step: InitialStep = LastStep(init_step_size, growth)
+        check_range("smoothing", smoothing, low=0.0, high=1.0, include_high=False)
         criterion: Criterion = Smoothed(c, smoothing) if smoothing else Armijo(c)
         watch = None
         if wolfe:
-            if search.get("search_rate", inf) != inf:
-                check_range("search_rate", search["search_rate"], low=0.0, include_low=False)
+            if not _is_infinite(search.get("search_rate", inf)):
+                check_range("search_rate", search["search_rate"], low=SMALLEST, high=LARGEST)
             search["search_rate"] = inf
             initial_step, criterion, watch = Wolfe(init_step_size, growth), Armijo(c, _ROUNDING_OF_BF16), Watch()
         super().__init__(params, direction, criterion, initial_step, shrink, search, watch=watch)
@@ -269,9 +285,10 @@ class PLASLS(_Named):
         growth: float = 2 ** (1 / 500),
         **search: Unpack[SearchSettings],
     ) -> None:
+        check_integer("blocks", blocks, low=1)
         super().__init__(
             layer_groups(params, blocks, search.get("weight_decay", 0.0)) if isinstance(params, nn.Module) else params,
-            Adam(betas, eps, search_direction),
+            _adam(betas, eps, search_direction),
             Armijo(c),
             LastStep(init_step_size, growth),
             shrink,
@@ -319,7 +336,7 @@ class SaLSa(_Named):
     ) -> None:
         super().__init__(
             params,
-            Adam(betas, eps, search_direction),
+            _adam(betas, eps, search_direction),
             Smoothed(c, smoothing),
             LastStep(init_step_size, growth),
             shrink,
@@ -391,6 +408,8 @@ class PoNoS(_Named):
         shrink: float = 0.5,
         **search: Unpack[SearchSettings],
     ) -> None:
-        check_range("init_step_size", init_step_size, low=1e-6)
+        check_range("c_p", c_p, low=SMALLEST, high=LARGEST)
+        check_range("init_step_size", init_step_size, low=1e-6, high=LARGEST)
+        check_range("shrink", shrink, low=0.0, high=1.0, include_low=False, include_high=False)
         initial_step = Polyak(c_p, shrink, largest=init_step_size)
         super().__init__(params, Gradient(), NonMonotone(c, xi), initial_step, shrink, search)

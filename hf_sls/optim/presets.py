@@ -50,6 +50,6 @@ def preset_settings(name: str, preset: str) -> dict[str, Any]:
         ValueError: there is no such preset of this optimizer.
     """
     known = [each for each, settings in PRESETS.items() if name in settings]
-    if preset not in known:
+    if not isinstance(preset, str) or preset not in known:
         raise ValueError(f"preset={preset!r} is not a preset of {name!r}; it has {' and '.join(map(repr, known))}.")
     return PRESETS[preset][name]

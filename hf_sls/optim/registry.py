@@ -52,7 +52,7 @@ def create_optimizer(name: str, params: Params, *, preset: str | None = None, **
         >>> optimizer.criterion.c
         0.3
     """
-    if name not in OPTIMIZERS:
+    if not isinstance(name, str) or name not in OPTIMIZERS:
         raise ValueError(f"name={name!r} is not a line-search optimizer; the names are {', '.join(OPTIMIZERS)}.")
     optimizer = OPTIMIZERS[name](params, **with_preset(name, preset, settings))
     warn_of_settings_without_effect(name, preset, settings)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import chain
-from math import isnan
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ._validation import LARGEST
 from .search import Memory, Rules
 from .watch import Watch
 
-_OWN_KEYS = ("lr", "weight_decay", "step_size", "line_search")
+_OWN_KEYS = ("params", "lr", "weight_decay", "step_size", "line_search")
+_NOT_NEGATIVE = ("step_size", "lr", "weight_decay", "slow", "fast", "squares", "least_variance", "Q")
+_SIGNED_MOMENTS = ("exp_avg",)
 _EVENTS = ("steps", "searches", "accepted", "trials", "checks", "backtracks", "skipped_steps")
 """What is counted. The sums beside the counts may be negative: a loss may rise within the tolerance of a criterion."""
 
@@ -31,6 +32,10 @@ def new_memory(rules: Rules, watch: Watch | None) -> Memory:
     }
 
 
+class _Unfit(Exception):
+    """Why a state dict is not one of an optimizer."""
+
+
 def checked_groups(state_dict: Any, optimizer: Any, expected: Memory) -> list[dict[str, Any]]:
     """Check that a state dict fits `optimizer`, and return its groups, completed.
 
@@ -42,57 +47,110 @@ def checked_groups(state_dict: Any, optimizer: Any, expected: Memory) -> list[di
     Raises:
         ValueError: it is of another optimizer, of other parameters, or has a number that no run can have left.
     """
-
-    def refuse(reason: str) -> ValueError:
-        return ValueError(
+    try:
+        if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= state_dict.keys():
+            raise _Unfit("it has no state and param_groups")
+        if not isinstance(state_dict["state"], dict) or not state_dict["param_groups"]:
+            raise _Unfit("its state or its param_groups are empty")
+        if not isinstance(state_dict["param_groups"], list):
+            raise _Unfit(f"its param_groups are {state_dict['param_groups']!r}, not a list")
+        groups = [_completed(group, expected["counts"]) for group in state_dict["param_groups"]]
+        for group in groups:
+            _check_group(group, expected)
+        _check_moments(state_dict["state"], groups, optimizer)
+    except _Unfit as reason:
+        raise ValueError(
             f"This state dict is not one of {type(optimizer).__name__}: {reason}. Load it into the optimizer that "
             "saved it, or start this one afresh."
-        )
-
-    if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= state_dict.keys():
-        raise refuse("it has no state and param_groups")
-    if not isinstance(state_dict["state"], dict) or not state_dict["param_groups"]:
-        raise refuse("its state or its param_groups are empty")
-    groups = [_completed(group, expected["counts"]) for group in state_dict["param_groups"]]
-    for group in groups:
-        missing = [key for key in _OWN_KEYS if key not in group]
-        memory = group.get("line_search", {})
-        if missing or _names(memory) != _names(expected):
-            raise refuse(f"its groups have no {missing}" if missing else f"its search memory is {_names(memory)}")
-        for name, value in chain([("step_size", group["step_size"]), ("lr", group["lr"])], _numbers(memory)):
-            if isnan(value) or (value < 0 and name in ("step_size", "lr", *_EVENTS)):
-                raise refuse(f"its {name} is {value}, where a number that is finite and not negative is needed")
-    _check_moments(state_dict, groups, optimizer, refuse)
+        ) from None
     return groups
 
 
-def _check_moments(state_dict: dict[str, Any], groups: list[dict[str, Any]], optimizer: Any, refuse: Any) -> None:
-    """Raise the error that `refuse` makes if a moment does not fit its parameter."""
+def _check_group(group: dict[str, Any], expected: Memory) -> None:
+    if missing := [key for key in _OWN_KEYS if key not in group]:
+        raise _Unfit(f"its groups have no {missing}")
+    memory = group["line_search"]
+    if _names(memory) != _names(expected):
+        raise _Unfit(f"its search memory is {_names(memory)}")
+    for key in ("step_size", "lr", "weight_decay"):
+        _check_number(key, float(group[key]) if _is_scalar(group[key]) else group[key], 0.0)
+    _check_numbers(memory, expected)
+    if not isinstance(group["params"], list) or any(type(key) not in (int, str) for key in group["params"]):
+        raise _Unfit(f"its params are {group['params']!r}, not a list of numbers or names")
+
+
+def _check_numbers(memory: Memory, expected: Memory) -> None:
+    """Check each value of a memory beside that of a new one."""
+    for name, new in expected.items():
+        value = memory[name]
+        if isinstance(new, dict):
+            _check_numbers(value, new)
+        elif isinstance(new, bool):
+            if not isinstance(value, bool):
+                raise _Unfit(f"its {name} is {value!r}, where True or False is needed")
+        else:
+            _check_number(name, value, new)
+
+
+def _check_number(name: str, value: Any, new: float) -> None:
+    """Check a number beside that of a new memory: an integer is a count, which never falls below its first value."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise _Unfit(f"its {name} is {value!r}, where a number is needed")
+    least = new if isinstance(new, int) else 0.0 if name in _NOT_NEGATIVE else -inf
+    most = LARGEST if name in ("step_size", "lr", "weight_decay") else inf
+    if not least <= value <= most or (abs(value) == inf and value != new):
+        allowed = "finite" if least == -inf else "finite and not negative" if not new else f"at least {new}"
+        raise _Unfit(f"its {name} is {value}, where a number that is {allowed} is needed")
+
+
+def _is_scalar(value: Any) -> bool:
+    """Whether a value is what torch allows for a learning rate beside a float."""
+    return isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point()
+
+
+def _check_moments(state: dict[Any, Any], groups: list[dict[str, Any]], optimizer: Any) -> None:
+    """Raise `_Unfit` where a moment is not one of the parameter that it would be loaded for."""
     if [len(group["params"]) for group in groups] != [len(group["params"]) for group in optimizer.param_groups]:
         return  # torch says so
+    keys = [key for group in groups for key in group["params"]]
+    if len(set(keys)) < len(keys) or (foreign := [key for key in state if key not in keys]):
+        raise _Unfit(
+            f"its params are {keys}" + (f", and its state has {foreign}" if len(set(keys)) == len(keys) else "")
+        )
+    layers = [[group.get("layer") for group in each] for each in (groups, optimizer.param_groups)]
+    if layers[0] != layers[1]:
+        raise _Unfit(f"its groups are of the layers {layers[0]}, not {layers[1]}")
+    if unknown := [key for key, moments in state.items() if not isinstance(moments, dict)]:
+        raise _Unfit(f"its state of parameter {unknown[0]!r} is {state[unknown[0]]!r}")
     new = [[_new_moments(optimizer, parameter) for parameter in group["params"]] for group in optimizer.param_groups]
     known = {frozenset(moments) for group in new for moments in group}
-    saved = {frozenset(state) for state in state_dict["state"].values() if state}
+    saved = {frozenset(moments) for moments in state.values() if moments}
     counts = groups[0]["line_search"]["counts"]
     forgotten = not saved and any(known) and counts["steps"] > counts["skipped_steps"]
     if not saved <= known or forgotten:
-        found, needed = (sorted(set().union(*names)) or "none" for names in (saved, known))
-        raise refuse(f"its moments are {found}, not {needed}")
+        found, needed = (sorted(map(str, set().union(*names))) or "none" for names in (saved, known))
+        raise _Unfit(f"its moments are {found}, not {needed}")
     for group, own, expected_moments in zip(groups, optimizer.param_groups, new):
         names = own.get("param_names", [])
         for position, (key, new_moments) in enumerate(zip(group["params"], expected_moments)):
-            moments = state_dict["state"].get(key, {})
             called = repr(names[position]) if position < len(names) else f"number {position}"
-            for name, expected in new_moments.items():
-                value = moments.get(name)
-                if not isinstance(value, Tensor):
-                    continue
-                if value.shape != expected.shape:
-                    raise refuse(
-                        f"{name} of parameter {called} has the shape {tuple(value.shape)}, not {tuple(expected.shape)}"
-                    )
-                if value.is_floating_point() and not bool(torch.isfinite(value.sum(dtype=torch.float32))):
-                    raise refuse(f"{name} of parameter {called} is not finite")
+            for name, value in state.get(key, {}).items():
+                _check_moment(f"{name} of parameter {called}", value, new_moments[name], signed=name in _SIGNED_MOMENTS)
+
+
+def _check_moment(called: str, value: Any, expected: Tensor, signed: bool) -> None:
+    if not isinstance(value, Tensor):
+        raise _Unfit(f"{called} is {value!r}, not a tensor")
+    if value.shape != expected.shape:
+        raise _Unfit(f"{called} has the shape {tuple(value.shape)}, not {tuple(expected.shape)}")
+    if not value.is_floating_point() or (not expected.dim() and value.dtype != expected.dtype):
+        raise _Unfit(f"{called} has the dtype {value.dtype}, not {expected.dtype}")
+    if value.layout != torch.strided or value.device.type == "meta":
+        raise _Unfit(f"{called} has the layout {value.layout} on {value.device}, where a dense tensor is needed")
+    if not bool(torch.isfinite(value.sum(dtype=torch.float32))):
+        raise _Unfit(f"{called} is not finite")
+    if not signed and bool((value < 0).any()):
+        raise _Unfit(f"{called} is negative")
 
 
 def _new_moments(optimizer: Any, parameter: Tensor) -> dict[str, Tensor]:
@@ -102,26 +160,21 @@ def _new_moments(optimizer: Any, parameter: Tensor) -> dict[str, Tensor]:
     return moments
 
 
-def _numbers(memory: Memory) -> Iterator[tuple[str, float]]:
-    for name, value in memory.items():
-        if isinstance(value, dict):
-            yield from _numbers(value)
-        else:
-            yield name, value
-
-
 def _completed(group: dict[str, Any], counts: dict[str, float]) -> dict[str, Any]:
     """Return a saved group with what it lacks: counts of a later version, and empty memories.
 
     torch.distributed.checkpoint drops an empty dict.
     """
-    memory = group.get("line_search", {})
-    if "counts" not in memory:
+    if not isinstance(group, dict):
+        raise _Unfit(f"its param_groups hold {group!r}")
+    memory = group.get("line_search")
+    if not isinstance(memory, dict) or not isinstance(memory.get("counts"), dict):
         return group
     counts = {**dict.fromkeys(counts, 0), **memory["counts"]}
     empty: dict[str, Any] = {name: {} for name in ("criterion", "initial_step", "cadence", "watch")}
     return {**group, "line_search": {**empty, **memory, "counts": counts}}
 
 
-def _names(memory: dict[str, Any]) -> dict[str, Any]:
-    return {key: _names(value) if isinstance(value, dict) else None for key, value in memory.items()}
+def _names(memory: Any) -> Any:
+    """Return a memory without its values."""
+    return {key: _names(value) for key, value in memory.items()} if isinstance(memory, dict) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Real
 from types import TracebackType
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -16,6 +17,10 @@ from .path import Path
 from .random_state import RandomState
 
 Closure: TypeAlias = Callable[[], Tensor | float]
+
+_NOT_A_LOSS = (
+    "In a trial closure() returned {}. It has to return the loss of the mini-batch, a scalar, whenever called."
+)
 
 
 @runtime_checkable
@@ -140,7 +145,13 @@ class Trials:
             self.batch.random_state.restore()
         with torch.set_grad_enabled(self.batch.with_gradients):
             loss = self.batch.closure()
-        return float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
+        if isinstance(loss, Tensor):
+            if loss.numel() != 1 or loss.is_complex() or loss.is_meta:
+                raise RuntimeError(_NOT_A_LOSS.format(f"a {loss.dtype} tensor of the shape {tuple(loss.shape)}"))
+            return float(loss.detach())
+        if not isinstance(loss, Real):
+            raise RuntimeError(_NOT_A_LOSS.format(repr(loss)))
+        return float(loss)
 
     def take(self) -> None:
         """Take the present step."""
