@@ -14,7 +14,7 @@ from .watch import Watch
 
 _OWN_KEYS = ("params", "lr", "weight_decay", "step_size", "line_search")
 _NOT_NEGATIVE = ("step_size", "lr", "weight_decay", "slow", "fast", "squares", "least_variance", "Q")
-_SIGNED_MOMENTS = ("exp_avg",)
+_NEVER_NEGATIVE = ("step", "exp_avg_sq", "max_exp_avg_sq", "sum")
 _EVENTS = ("steps", "searches", "accepted", "trials", "checks", "backtracks", "skipped_steps")
 """What is counted. The sums beside the counts may be negative: a loss may rise within the tolerance of a criterion."""
 
@@ -135,10 +135,10 @@ def _check_moments(state: dict[Any, Any], groups: list[dict[str, Any]], optimize
         for position, (key, new_moments) in enumerate(zip(group["params"], expected_moments)):
             called = repr(names[position]) if position < len(names) else f"number {position}"
             for name, value in state.get(key, {}).items():
-                _check_moment(f"{name} of parameter {called}", value, new_moments[name], signed=name in _SIGNED_MOMENTS)
+                _check_moment(f"{name} of parameter {called}", value, new_moments[name], name in _NEVER_NEGATIVE)
 
 
-def _check_moment(called: str, value: Any, expected: Tensor, signed: bool) -> None:
+def _check_moment(called: str, value: Any, expected: Tensor, not_negative: bool) -> None:
     if not isinstance(value, Tensor):
         raise _Unfit(f"{called} is {value!r}, not a tensor")
     if value.shape != expected.shape:
@@ -149,7 +149,7 @@ def _check_moment(called: str, value: Any, expected: Tensor, signed: bool) -> No
         raise _Unfit(f"{called} has the layout {value.layout} on {value.device}, where a dense tensor is needed")
     if not bool(torch.isfinite(value.sum(dtype=torch.float32))):
         raise _Unfit(f"{called} is not finite")
-    if not signed and bool((value < 0).any()):
+    if not_negative and bool((value < 0).any()):
         raise _Unfit(f"{called} is negative")
 
 

@@ -605,10 +605,14 @@ def test_the_moments_of_another_direction_are_refused(saved: str, loaded: str) -
 
 
 class ByShape(Direction):
-    """The gradient, with moments that depend on the shape of the parameter."""
+    """The gradient, with moments that depend on the shape of the parameter, and may be negative."""
 
     def applied(self, gradients: list[Tensor], states: list[Any]) -> list[Tensor]:
         return gradients
+
+    def accumulate(self, gradients: list[Tensor], states: list[Any]) -> None:
+        for gradient, state in zip(gradients, states):
+            state[f"of dimension {gradient.ndim}"] -= gradient.abs()
 
     def new_state(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         return {f"of dimension {parameter.ndim}": torch.zeros(parameter.shape)}
