@@ -705,7 +705,7 @@ BAD: dict[str, tuple[str, dict[str, Any]]] = {
     "lower_bound": ("adam_sls", {"lower_bound": float("inf")}),
     "interpolate": ("adam_sls", {"interpolate": "False"}),
     "c_p": ("ponos", {"c_p": 0.0}),
-    "search": ("adam_sls", {"search_direction": "newton"}),
+    "search_direction": ("adam_sls", {"search_direction": "newton"}),
     "betas[0]": ("adam_sls", {"betas": (1.0, 0.9)}),
     "betas": ("adam_sls", {"betas": (0.9,)}),
     "eps": ("adam_sls", {"eps": -1e-8}),
