@@ -71,7 +71,7 @@ class Adaptive:
         return {"searches": 0, "steps_since_search": 0, "slow": 0.0, "fast": 0.0}
 
     def due(self, memory: Memory) -> bool:
-        if memory["searches"] < self.warmup:
+        if memory["searches"] < self.warmup or not memory["slow"] > 0:
             return True
         ratio = memory["fast"] / memory["slow"]
         change = max(ratio, 1 / ratio) - 1

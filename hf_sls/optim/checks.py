@@ -67,6 +67,8 @@ def check_loss(loss: Any, has_gradients: bool) -> None:
         raise RuntimeError(f"closure() returned {loss!r}. {instead}")
     if loss.dim():
         raise RuntimeError(f"closure() returned a tensor of the shape {tuple(loss.shape)}, not a scalar. {instead}")
+    if loss.is_complex():
+        raise RuntimeError(f"closure() returned a complex loss, {loss.detach()}. {instead}")
     if not loss.requires_grad:
         raise RuntimeError(f"closure() returned a loss without a graph. {instead} Leave out detach() and item().")
 

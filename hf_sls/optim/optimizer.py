@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ._tensors import square_sum, to_floats
-from ._validation import check_range
+from ._validation import LARGEST, check_range
 from .backtracking import Backtracking
 from .cadence import Cadence, EveryStep
 from .checks import check_learning_rates, check_loss
@@ -133,8 +133,9 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
-            check_range("weight_decay", group["weight_decay"], low=0.0)
-            check_range("lr", float(group["lr"]), low=0.0)
+            for name in ("lr", "weight_decay"):
+                value = group[name].item() if isinstance(group[name], Tensor) else group[name]
+                check_range(name, value, low=0.0, high=LARGEST)
             if any(parameter.is_complex() for parameter in group["params"]):
                 raise TypeError(f"{type(self).__name__} does not support complex parameters.")
         except (TypeError, ValueError):

@@ -207,7 +207,6 @@ def test_a_closure_that_misbehaves_is_named_and_leaves_the_parameters_alone(
             assert restored(model, before, optimizer)
 
 
-@pytest.mark.xfail(strict=True, reason="the check of the first loss leaves complex ones to torch")
 def test_a_complex_loss_is_refused_by_name() -> None:
     model = Network()
     optimizer = create_optimizer("adam_sls", model.parameters())
