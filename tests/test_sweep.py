@@ -42,7 +42,7 @@ SMOKE = SCRIPTS / "sweeps" / "smoke.json"
 
 def one_sweep(test: Any) -> Any:
     """Let a test share the sweep with the others of this kind."""
-    return pytest.mark.timeout(400)(pytest.mark.xdist_group("sweep")(test))
+    return pytest.mark.timeout(900)(pytest.mark.xdist_group("sweep")(test))
 
 
 def sweep_file(path: Path, model_dir: Path, **changes: Any) -> Path:
