@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 
 from .glue import SCRIPTS, glue_dir
+from .launch import once
 
 ray = pytest.importorskip("ray")
 
@@ -38,11 +39,6 @@ from results import read_results
 from sweep import Run, SweepArguments, execute, find_result, read_sweep, start_ray
 
 SMOKE = SCRIPTS / "sweeps" / "smoke.json"
-
-
-def one_sweep(test: Any) -> Any:
-    """Let a test share the sweep with the others of this kind."""
-    return pytest.mark.timeout(900)(pytest.mark.xdist_group("sweep")(test))
 
 
 def sweep_file(path: Path, model_dir: Path, **changes: Any) -> Path:
@@ -83,13 +79,17 @@ BROKEN = {"broken": {"optim": "adam_sls", "lr_scheduler_type": "downhill"}}
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The directory of a sweep with one peer among the optimizers and one run that dies, and how the sweep ended."""
-    path = tmp_path_factory.mktemp("sweep")
-    sweep_file(path, model_dir, optimizers={**BROKEN, **PEERS}, seeds=[0])
-    asked = command(path, "--device_name", "a laptop", "--retries", "0")
-    ended = subprocess.run(asked, env=environment(), capture_output=True, text=True, check=False)
-    return path, ended
+def swept(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> dict[str, Any]:
+    """A sweep with one peer among the optimizers and one run that dies: its directory, and how it ended."""
+
+    def make() -> dict[str, Any]:
+        path = tmp_path_factory.mktemp("sweep")
+        sweep_file(path, model_dir, optimizers={**BROKEN, **PEERS}, seeds=[0])
+        asked = command(path, "--device_name", "a laptop", "--retries", "0")
+        ended = subprocess.run(asked, env=environment(), capture_output=True, text=True, check=False)
+        return {"path": str(path), "code": ended.returncode, "stdout": ended.stdout, "stderr": ended.stderr}
+
+    return once("sweep", make, tmp_path_factory)
 
 
 SECOND_START = """
@@ -117,27 +117,27 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def started_again(
-    swept: tuple[Path, subprocess.CompletedProcess[str]], model_dir: Path
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The results of the sweep, and what is found by an interpreter that starts it twice more on one Ray.
+def started_again(swept: dict[str, Any], model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What is found by an interpreter that starts the sweep twice more on one Ray, and the results of before.
 
     That interpreter has not imported Ray before it starts it. The run that dies is no longer asked for.
     """
-    path, _ = swept
-    results = read_results(path / "out")
-    sweep_file(path, model_dir, optimizers=PEERS, seeds=[0])
-    asked = [sys.executable, "-c", SECOND_START, *command(path)[2:]]
-    variables = {**environment(), "PYTHONPATH": os.pathsep.join([str(SCRIPTS), *sys.path])}
-    printed = subprocess.run(asked, check=True, env=variables, stdout=subprocess.PIPE, text=True).stdout
-    return results, json.loads(printed.splitlines()[-1])
+
+    def make() -> dict[str, Any]:
+        path = Path(swept["path"])
+        results = read_results(path / "out")
+        sweep_file(path, model_dir, optimizers=PEERS, seeds=[0])
+        asked = [sys.executable, "-c", SECOND_START, *command(path)[2:]]
+        variables = {**environment(), "PYTHONPATH": os.pathsep.join([str(SCRIPTS), *sys.path])}
+        printed = subprocess.run(asked, check=True, env=variables, stdout=subprocess.PIPE, text=True).stdout
+        return {"results": results, **json.loads(printed.splitlines()[-1])}
+
+    return once("sweep-again", make, tmp_path_factory)
 
 
-@one_sweep
-def test_a_sweep_runs_and_is_reported(
-    swept: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, _ = swept
+@pytest.mark.timeout(900)
+def test_a_sweep_runs_and_is_reported(swept: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(swept["path"])
     results = read_results(path / "out")
     assert {result["optimizer"] for result in results} == {"adam_sls", "salsa"}
     for result in results:
@@ -158,48 +158,40 @@ def test_a_sweep_runs_and_is_reported(
     assert "data:image/png" in (tmp_path / "report.html").read_text()
 
 
-@one_sweep
-def test_a_run_that_dies_is_named_and_the_others_finish(swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    path, ended = swept
-    assert ended.returncode == 1
-    assert "1 runs failed" in ended.stderr
-    assert "mrpc-tiny-broken-0" in ended.stderr
-    (log,) = (path / "out").glob("mrpc-tiny-broken-0-*/run.log")
+@pytest.mark.timeout(900)
+def test_a_run_that_dies_is_named_and_the_others_finish(swept: dict[str, Any]) -> None:
+    assert swept["code"] == 1
+    assert "1 runs failed" in swept["stderr"]
+    assert "mrpc-tiny-broken-0" in swept["stderr"]
+    out = Path(swept["path"]) / "out"
+    (log,) = out.glob("mrpc-tiny-broken-0-*/run.log")
     assert "Traceback" in log.read_text()
     assert "downhill" in log.read_text().splitlines()[-1]
-    assert "downhill" in ended.stdout
+    assert "downhill" in swept["stdout"]
+    assert {result["optimizer"] for result in read_results(out)} == {"adam_sls", "salsa"}
 
 
-@one_sweep
-def test_a_second_start_finds_everything_done(
-    swept: tuple[Path, subprocess.CompletedProcess[str]],
-    started_again: tuple[list[dict[str, Any]], dict[str, Any]],
-) -> None:
-    results, found = started_again
-    printed, ended = found["again"]
+@pytest.mark.timeout(900)
+def test_a_second_start_finds_everything_done(swept: dict[str, Any], started_again: dict[str, Any]) -> None:
+    printed, ended = started_again["again"]
     assert ended is None
     assert "2 runs, 2 of them finished before" in printed
-    assert read_results(swept[0] / "out") == results
+    assert read_results(Path(swept["path"]) / "out") == started_again["results"]
 
 
-@one_sweep
-def test_more_than_there_is_cannot_be_asked_for(
-    started_again: tuple[list[dict[str, Any]], dict[str, Any]],
-) -> None:
+@pytest.mark.timeout(900)
+def test_more_than_there_is_cannot_be_asked_for(started_again: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"gpus_per_run=2\.0"):
         SweepArguments(sweep="unused.json", gpus_per_run=2.0)
-    _, ended = started_again[1]["too much"]
+    _, ended = started_again["too much"]
     assert "cpus_per_run=1000 and gpus_per_run=0.0 are not available" in ended
 
 
-@one_sweep
-def test_without_an_address_ray_listens_on_loopback_only(
-    started_again: tuple[list[dict[str, Any]], dict[str, Any]],
-) -> None:
+@pytest.mark.timeout(900)
+def test_without_an_address_ray_listens_on_loopback_only(started_again: dict[str, Any]) -> None:
     """Every process of Ray."""
-    _, found = started_again
-    assert found["sockets"] >= 3
-    assert found["foreign"] == []
+    assert started_again["sockets"] >= 3
+    assert started_again["foreign"] == []
 
 
 @pytest.mark.long

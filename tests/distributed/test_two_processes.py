@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.glue import glue_dir
-from tests.launch import launch
+from tests.launch import launch, once
 
-pytestmark = [pytest.mark.timeout(1200), pytest.mark.xdist_group("two processes")]
+pytestmark = pytest.mark.timeout(1200)
 
 Results = list[dict[str, Any]]
 
@@ -64,11 +64,15 @@ def launched(
     request: pytest.FixtureRequest, model_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[Job, dict[str, Any]]:
     """The results of the jobs of all tests that have been selected."""
-    directory = tmp_path_factory.mktemp("jobs")
-    (directory / "model").symlink_to(model_dir)
-    glue_dir(directory / "data", "sst2")
     selected = (item.callspec.params["results"] for item in request.session.items if item.path == request.path)
-    return run_jobs(list(dict.fromkeys(chain.from_iterable(selected))), directory)
+
+    def make() -> list[tuple[Job, dict[str, Any]]]:
+        directory = tmp_path_factory.mktemp("jobs")
+        (directory / "model").symlink_to(model_dir)
+        glue_dir(directory / "data", "sst2")
+        return list(run_jobs(list(dict.fromkeys(chain.from_iterable(selected))), directory).items())
+
+    return {Job(*job): result for job, result in once("two-processes", make, tmp_path_factory)}
 
 
 @pytest.fixture
