@@ -1,4 +1,4 @@
-"""Run a module of the tests in a process of its own, or in several under torchrun, and read the results it prints."""
+"""Run a module of the tests in processes of their own and read what it prints; share what was costly to find."""
 
 from __future__ import annotations
 
@@ -6,11 +6,25 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+from filelock import FileLock
+
 ROOT = Path(__file__).parent.parent
 ON_CPU = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def once(name: str, make: Callable[[], Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return what `make` returns, which JSON can hold: of the workers of pytest-xdist one calls it, the others wait."""
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"{name}.json"
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            path.write_text(json.dumps(make()))
+    return json.loads(path.read_text())
 
 
 def run(processes: int, module: str, *arguments: str, **options: Any) -> dict[str, Any]:

@@ -28,15 +28,11 @@ STOCK = (TrainingArguments, Seq2SeqTrainingArguments)
 ALL = (*STOCK, SLSTrainingArguments)
 
 
-def in_fresh_process(code: str) -> str:
+def in_fresh_process(code: str) -> list[Any]:
+    """Return the lines that the code prints as JSON."""
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    return result.stdout.strip()
-
-
-def test_the_package_needs_no_package_of_the_scripts() -> None:
-    code = "import sys; sys.modules.update(dict.fromkeys(('datasets', 'evaluate', 'sklearn', 'scipy', 'pandas')))"
-    assert in_fresh_process(f"{code}; import hf_sls.__main__; print(hf_sls.SLSTrainer.__name__)") == "SLSTrainer"
+    return [json.loads(line) for line in result.stdout.splitlines()]
 
 
 @pytest.mark.filterwarnings("ignore:c=.* has no effect")
@@ -184,47 +180,49 @@ def test_stock_names_still_work_and_registration_is_idempotent(tmp_path: Path) -
     assert "adam_sls" in [member.value for member in OptimizerNames]
 
 
-def test_training_args_bin_of_stock_arguments_loads_without_the_package(tmp_path: Path) -> None:
+def test_the_core_imports_torch_only_and_stock_arguments_load_without_the_package(tmp_path: Path) -> None:
+    """For the first the parent package is stubbed out, as it imports transformers to register the names."""
     torch.save(TrainingArguments(output_dir=str(tmp_path), optim="adam_sls"), tmp_path / "training_args.bin")
     code = f"""
-import sys
-sys.modules["hf_sls"] = None
-import torch
-args = torch.load({str(tmp_path / "training_args.bin")!r}, weights_only=False)
-print(args.optim, type(args).__name__)
-"""
-    assert in_fresh_process(code) == "adam_sls TrainingArguments"
-
-
-def test_training_args_bin_of_our_arguments_loads(tmp_path: Path) -> None:
-    torch.save(SLSTrainingArguments(output_dir=str(tmp_path)), tmp_path / "training_args.bin")
-    code = f"""
-import torch
-args = torch.load({str(tmp_path / "training_args.bin")!r}, weights_only=False)
-print(args.optim == "adam_sls", type(args).__name__)
-"""
-    assert in_fresh_process(code) == "True SLSTrainingArguments"
-
-
-def test_the_core_imports_torch_only() -> None:
-    """With the parent package stubbed out, as its `__init__` imports transformers to register the names."""
-    code = f"""
-import sys, types
+import json, sys, types
 parent = types.ModuleType("hf_sls")
 parent.__path__ = [{str(Path(hf_sls.__file__).parent)!r}]
 sys.modules["hf_sls"] = parent
 import hf_sls.optim
-print(sorted({{name.split(".")[0] for name in sys.modules}} & {{"transformers", "accelerate", "datasets", "evaluate"}}))
+loaded = {{name.split(".")[0] for name in sys.modules}}
+print(json.dumps(sorted(loaded & {{"transformers", "accelerate", "datasets", "evaluate"}})))
+
+for name in [name for name in sys.modules if name.split(".")[0] == "hf_sls"]:
+    del sys.modules[name]
+sys.modules["hf_sls"] = None
+import torch
+args = torch.load({str(tmp_path / "training_args.bin")!r}, weights_only=False)
+print(json.dumps([args.optim, type(args).__name__]))
 """
-    assert in_fresh_process(code) == "[]"
+    assert in_fresh_process(code) == [[], ["adam_sls", "TrainingArguments"]]
 
 
-def test_the_trainer_is_loaded_when_asked_for() -> None:
-    code = """
-import sys, hf_sls
-print("hf_sls.trainer" in sys.modules, hf_sls.SLSTrainer.__name__, "hf_sls.trainer" in sys.modules)
+def test_the_package_is_loaded_as_far_as_it_is_asked_for(tmp_path: Path) -> None:
+    """Our arguments load by themselves, pictures and the Trainer when they are used, packages of the scripts never."""
+    torch.save(SLSTrainingArguments(output_dir=str(tmp_path)), tmp_path / "training_args.bin")
+    code = f"""
+import json, sys
+sys.modules.update(dict.fromkeys(("datasets", "evaluate", "sklearn", "scipy", "pandas")))
+import torch
+args = torch.load({str(tmp_path / "training_args.bin")!r}, weights_only=False)
+print(json.dumps([args.optim == "adam_sls", type(args).__name__]))
+
+import hf_sls
+late = "matplotlib", "tabulate", "transformers.trainer", "hf_sls.trainer"
+print(json.dumps([name for name in late if name in sys.modules]))
+
+import hf_sls.__main__
+print(json.dumps([hf_sls.SLSTrainer.__name__, "hf_sls.trainer" in sys.modules]))
 """
-    assert in_fresh_process(code) == "False SLSTrainer True"
+    assert in_fresh_process(code) == [[True, "SLSTrainingArguments"], [], ["SLSTrainer", True]]
+
+
+def test_the_public_names_are_there() -> None:
     assert sorted(hf_sls.__all__) == sorted(set(hf_sls.__all__))
     assert all(hasattr(hf_sls, name) for name in hf_sls.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):

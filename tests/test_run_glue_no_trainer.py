@@ -1,10 +1,8 @@
-"""`run_glue_no_trainer.py`: it learns, counts what the closure costs, and resumes as the unbroken run."""
+"""`run_glue_no_trainer.py` learns, and resumes as the unbroken run; in `distributed`, by two processes too."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import pytest
 import run_glue_no_trainer
 from accelerate.state import AcceleratorState, GradientState
 
-from .glue import SCRIPTS, glue_dir
+from .glue import glue_dir
 
 
 def run(monkeypatch: pytest.MonkeyPatch, data: Path, model: Path, output: Path, *more: str) -> list[dict[str, Any]]:
@@ -65,29 +63,3 @@ def test_a_checkpoint_is_neither_missed_nor_overwritten(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="epoch-10 of another run"):
         run_glue_no_trainer.checkpoint_to_resume(tmp_path, resume=False)
     assert run_glue_no_trainer.checkpoint_to_resume(tmp_path, resume=True) == tmp_path / "epoch-10"
-
-
-def launched(data: Path, model: Path, output: Path, *more: str) -> list[str]:
-    """Run the script on two processes and return what it printed of its epochs."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    script = [str(SCRIPTS / "run_glue_no_trainer.py"), "--task_name", "sst2", "--data_dir", str(data)]
-    size = ["--per_device_train_batch_size", "2", "--lr_scheduler_type", "constant"]
-    finished = subprocess.run(
-        [*launch, *script, *size, "--model_name_or_path", str(model), "--output_dir", str(output), *more],
-        env={**os.environ, "PYTHONPATH": str(SCRIPTS.parent), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    return [line for line in finished.stdout.splitlines() if "'loss'" in line]
-
-
-def test_two_processes_resume_too(model_dir: Path, tmp_path: Path) -> None:
-    data = glue_dir(tmp_path / "data", "sst2")
-    unbroken = launched(data, model_dir, tmp_path / "a", "--num_train_epochs", "3")
-    first = launched(data, model_dir, tmp_path / "b", "--num_train_epochs", "2")
-    second = launched(data, model_dir, tmp_path / "b", "--num_train_epochs", "3", "--resume_from_checkpoint")
-    assert first + second == unbroken
-    assert len(unbroken) == 3

@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 
 from .glue import SCRIPTS, glue_dir
+from .launch import once
 
 ray = pytest.importorskip("ray")
 
@@ -73,13 +74,71 @@ def environment() -> dict[str, str]:
     return {**os.environ, "RAY_DEDUP_LOGS": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
-@pytest.mark.timeout(400)
-def test_a_sweep_runs_once_and_is_reported(tmp_path: Path, model_dir: Path) -> None:
-    """One peer among the optimizers; the second start finds everything done."""
-    peer = {"salsa": {"peer": "salsa", "lr_scheduler_type": "constant"}}
-    sweep_file(tmp_path, model_dir, optimizers={"adam_sls": {"optim": "adam_sls"}, **peer}, seeds=[0])
-    subprocess.run(command(tmp_path, "--device_name", "a laptop"), check=True, env=environment())
-    results = read_results(tmp_path / "out")
+PEERS = {"adam_sls": {"optim": "adam_sls"}, "salsa": {"peer": "salsa", "lr_scheduler_type": "constant"}}
+BROKEN = {"broken": {"optim": "adam_sls", "lr_scheduler_type": "downhill"}}
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> dict[str, Any]:
+    """A sweep with one peer among the optimizers and one run that dies: its directory, and how it ended."""
+
+    def make() -> dict[str, Any]:
+        path = tmp_path_factory.mktemp("sweep")
+        sweep_file(path, model_dir, optimizers={**BROKEN, **PEERS}, seeds=[0])
+        asked = command(path, "--device_name", "a laptop", "--retries", "0")
+        ended = subprocess.run(asked, env=environment(), capture_output=True, text=True, check=False)
+        return {"path": str(path), "code": ended.returncode, "stdout": ended.stdout, "stderr": ended.stderr}
+
+    return once("sweep", make, tmp_path_factory)
+
+
+SECOND_START = """
+import contextlib, io, ipaddress, json, psutil, sys
+import sweep
+ray = sweep.start_ray(None)
+ray.get(ray.remote(lambda: None).remote())
+own = psutil.Process()
+sockets = [s for p in [own, *own.children(recursive=True)] for s in p.net_connections() if s.status == "LISTEN"]
+addresses = {s.laddr.ip.removeprefix("::ffff:") for s in sockets}
+found = {"sockets": len(sockets), "foreign": [a for a in addresses if not ipaddress.ip_address(a).is_loopback]}
+
+sweep.start_ray = lambda address: ray
+arguments = sys.argv
+for name, more in {"again": [], "too much": ["--cpus_per_run", "1000"]}.items():
+    sys.argv = [*arguments, *more]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        try:
+            ended = sweep.main()
+        except SystemExit as error:
+            ended = str(error)
+    found[name] = [printed.getvalue(), ended]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def started_again(swept: dict[str, Any], model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What is found by an interpreter that starts the sweep twice more on one Ray, and the results of before.
+
+    That interpreter has not imported Ray before it starts it. The run that dies is no longer asked for.
+    """
+
+    def make() -> dict[str, Any]:
+        path = Path(swept["path"])
+        results = read_results(path / "out")
+        sweep_file(path, model_dir, optimizers=PEERS, seeds=[0])
+        asked = [sys.executable, "-c", SECOND_START, *command(path)[2:]]
+        variables = {**environment(), "PYTHONPATH": os.pathsep.join([str(SCRIPTS), *sys.path])}
+        printed = subprocess.run(asked, check=True, env=variables, stdout=subprocess.PIPE, text=True).stdout
+        return {"results": results, **json.loads(printed.splitlines()[-1])}
+
+    return once("sweep-again", make, tmp_path_factory)
+
+
+@pytest.mark.timeout(900)
+def test_a_sweep_runs_and_is_reported(swept: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(swept["path"])
+    results = read_results(path / "out")
     assert {result["optimizer"] for result in results} == {"adam_sls", "salsa"}
     for result in results:
         assert result["device"] == "a laptop"
@@ -90,16 +149,49 @@ def test_a_sweep_runs_once_and_is_reported(tmp_path: Path, model_dir: Path) -> N
         assert result["training_seconds"] > 0
         assert result["training_seconds"] == pytest.approx(sum(result["step_seconds"]))
         assert result["settings"]["seed"] == 0
-    assert not list((tmp_path / "out").rglob("*.safetensors"))
-    assert len(pd.read_parquet(tmp_path / "out" / "results.parquet")) == 2
+    assert not list((path / "out").rglob("*.safetensors"))
+    assert len(pd.read_parquet(path / "out" / "results.parquet")) == 2
 
-    again = subprocess.run(command(tmp_path), check=True, env=environment(), capture_output=True, text=True)
-    assert "2 runs, 2 of them finished before" in again.stdout
-    assert read_results(tmp_path / "out") == results
+    monkeypatch.setattr(sys, "argv", ["report.py", str(path / "out"), "--output_dir", str(tmp_path)])
+    main()
+    assert "| adam_sls" in (tmp_path / "report.md").read_text()
+    assert "data:image/png" in (tmp_path / "report.html").read_text()
 
-    subprocess.run([sys.executable, str(SCRIPTS / "report.py"), str(tmp_path / "out")], check=True)
-    assert "| adam_sls" in (tmp_path / "out" / "report.md").read_text()
-    assert "data:image/png" in (tmp_path / "out" / "report.html").read_text()
+
+@pytest.mark.timeout(900)
+def test_a_run_that_dies_is_named_and_the_others_finish(swept: dict[str, Any]) -> None:
+    assert swept["code"] == 1
+    assert "1 runs failed" in swept["stderr"]
+    assert "mrpc-tiny-broken-0" in swept["stderr"]
+    out = Path(swept["path"]) / "out"
+    (log,) = out.glob("mrpc-tiny-broken-0-*/run.log")
+    assert "Traceback" in log.read_text()
+    assert "downhill" in log.read_text().splitlines()[-1]
+    assert "downhill" in swept["stdout"]
+    assert {result["optimizer"] for result in read_results(out)} == {"adam_sls", "salsa"}
+
+
+@pytest.mark.timeout(900)
+def test_a_second_start_finds_everything_done(swept: dict[str, Any], started_again: dict[str, Any]) -> None:
+    printed, ended = started_again["again"]
+    assert ended is None
+    assert "2 runs, 2 of them finished before" in printed
+    assert read_results(Path(swept["path"]) / "out") == started_again["results"]
+
+
+@pytest.mark.timeout(900)
+def test_more_than_there_is_cannot_be_asked_for(started_again: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"gpus_per_run=2\.0"):
+        SweepArguments(sweep="unused.json", gpus_per_run=2.0)
+    _, ended = started_again["too much"]
+    assert "cpus_per_run=1000 and gpus_per_run=0.0 are not available" in ended
+
+
+@pytest.mark.timeout(900)
+def test_without_an_address_ray_listens_on_loopback_only(started_again: dict[str, Any]) -> None:
+    """Every process of Ray."""
+    assert started_again["sockets"] >= 3
+    assert started_again["foreign"] == []
 
 
 @pytest.mark.long
@@ -128,22 +220,6 @@ def test_a_killed_sweep_goes_on_and_two_share_the_work(tmp_path: Path, model_dir
     subprocess.run(command(tmp_path / "whole"), check=True, env=environment())
     whole = {(r["optimizer"], r["seed"]): r["losses"] for r in read_results(tmp_path / "whole" / "out")}
     assert {(r["optimizer"], r["seed"]): r["losses"] for r in results} == whole
-
-
-def test_a_run_that_dies_is_named_and_the_others_finish(tmp_path: Path, model_dir: Path) -> None:
-    broken = {"broken": {"optim": "adam_sls", "lr_scheduler_type": "downhill"}}
-    sweep_file(tmp_path, model_dir, optimizers={**broken, "AdamW": {"optim": "adamw_torch"}}, seeds=[0])
-    ended = subprocess.run(
-        command(tmp_path, "--retries", "0"), env=environment(), capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 1
-    assert "1 runs failed" in ended.stderr
-    assert "mrpc-tiny-broken-0" in ended.stderr
-    (log,) = (tmp_path / "out").glob("mrpc-tiny-broken-0-*/run.log")
-    assert "Traceback" in log.read_text()
-    assert "downhill" in log.read_text().splitlines()[-1]
-    assert "downhill" in ended.stdout
-    assert [result["optimizer"] for result in read_results(tmp_path / "out")] == ["AdamW"]
 
 
 def test_the_shipped_sweeps_are_read() -> None:
@@ -188,38 +264,6 @@ def test_what_cannot_run_is_refused_before_anything_does(optimizer: Any, problem
     (tmp_path / "sweep.json").write_text(json.dumps({**content, "optimizers": {"wrong": optimizer}}))
     with pytest.raises(ValueError, match=problem):
         read_sweep(tmp_path / "sweep.json")
-
-
-def test_more_than_there_is_cannot_be_asked_for(tmp_path: Path, model_dir: Path) -> None:
-    with pytest.raises(ValueError, match=r"gpus_per_run=2\.0"):
-        SweepArguments(sweep="unused.json", gpus_per_run=2.0)
-    sweep_file(tmp_path, model_dir)
-    asked = command(tmp_path, "--cpus_per_run", "1000")
-    ended = subprocess.run(asked, env=environment(), capture_output=True, text=True, check=False)
-    assert ended.returncode == 1
-    assert "cpus_per_run=1000 and gpus_per_run=0.0 are not available" in ended.stderr
-
-
-LISTENING = """
-import ipaddress, json, psutil
-from sweep import start_ray
-ray = start_ray(None)
-ray.get(ray.remote(lambda: None).remote())
-own = psutil.Process()
-sockets = [s for p in [own, *own.children(recursive=True)] for s in p.net_connections() if s.status == "LISTEN"]
-addresses = {s.laddr.ip.removeprefix("::ffff:") for s in sockets}
-print(json.dumps([len(sockets), [a for a in addresses if not ipaddress.ip_address(a).is_loopback]]))
-"""
-
-
-def test_without_an_address_ray_listens_on_loopback_only() -> None:
-    """Every process of Ray, in an interpreter that has not imported it before."""
-    path = os.pathsep.join([str(SCRIPTS), *sys.path])
-    listening = [sys.executable, "-c", LISTENING]
-    printed = subprocess.run(listening, check=True, env={**environment(), "PYTHONPATH": path}, stdout=subprocess.PIPE)
-    count, foreign = json.loads(printed.stdout.splitlines()[-1])
-    assert count >= 3
-    assert foreign == []
 
 
 def test_with_an_address_ray_joins_that_cluster(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,12 @@
-"""One run in plain PyTorch, alone or under torchrun with FSDP2 or DDP; prints losses and step sizes as JSON."""
+"""One run in plain PyTorch, in one process or, with FSDP2 or DDP, in each of a process group."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from functools import partial
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -24,26 +23,25 @@ def loss_of(model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     return model(inputs, labels=inputs).loss
 
 
-def main() -> None:
-    """Train with the optimizer that the first argument names; as settings say, stop half-way or start from there.
+def train(settings: dict[str, Any]) -> dict[str, Any]:
+    """Train for eight steps with the optimizer that the settings name, and return losses, step sizes and counts.
 
-    Under DDP the optimizer does all of a step, in the plainest form that there is.
+    With `save` training stops half-way and the state goes to that file; with `load` it starts from there. With `ddp`
+    the optimizer does all of a step, in the plainest form that there is.
     """
-    world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    model = tiny_gpt2(dropout=0.0)
-    settings = json.loads(sys.argv[2])
-    plain = settings.pop("ddp", False)
+    plain, optim = settings.pop("ddp", False), settings.pop("optim")
     saved, loaded = settings.pop("save", None), settings.pop("load", None)
-    if world_size > 1:
-        torch.distributed.init_process_group("gloo")
-    if world_size > 1 and plain:
+    several = dist.is_initialized()
+    world_size, rank = (dist.get_world_size(), dist.get_rank()) if several else (1, 0)
+    model = tiny_gpt2(dropout=0.0)
+    if several and plain:
         model = DistributedDataParallel(model)
-    elif world_size > 1:
+    elif several:
         mesh = init_device_mesh("cpu", (world_size,))
         for block in model.transformer.h:
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
-    optimizer = create_optimizer(sys.argv[1], model.parameters(), **settings)
+    optimizer = create_optimizer(optim, model.parameters(), **settings)
     rows = language_rows(64).rows
     losses, step_sizes = [], []
     whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -67,11 +65,4 @@ def main() -> None:
         state_dicts = get_state_dict(model, optimizer, options=whole)
         if rank == 0:
             torch.save(state_dicts, saved)
-    if rank == 0:
-        print("RESULT", json.dumps({"losses": losses, "step_sizes": step_sizes, "counts": optimizer.counts}))
-    sys.stdout.flush()
-    os._exit(0)  # gloo's threads can abort the interpreter's own exit
-
-
-if __name__ == "__main__":
-    main()
+    return {"losses": losses, "step_sizes": step_sizes, "counts": optimizer.counts}

@@ -1,4 +1,4 @@
-"""One training run, alone or under torchrun; prints its losses and step sizes as JSON on the main process."""
+"""One run of the Trainer, in one process or in each of several; as a module, it prints its result as JSON."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class FailingOnOneRank(SLSTrainer):
         return super().compute_loss(model, inputs, *args, **kwargs)
 
 
-def main() -> None:
-    """Train as the JSON argument says.
+def train(settings: dict[str, Any]) -> dict[str, Any]:
+    """Train as the settings say, and return losses, step sizes, counts and the error that broke training off.
 
-    Where it says `one_gpu`, all processes share the first GPU; `loss_scale` is what the gradient scaler begins with.
+    Most settings are training arguments. With `one_gpu` all processes share the first GPU; `loss_scale` is what the
+    gradient scaler begins with.
     """
-    settings = json.loads(sys.argv[1])
     loss_scale = settings.pop("loss_scale", None)
     if settings.pop("one_gpu", False):
         os.environ["LOCAL_RANK"] = "0"
@@ -78,12 +78,16 @@ def main() -> None:
         checksum = sum(parameter.detach().double().abs().sum() for parameter in trainer.model.parameters())
         gathered = trainer.accelerator.gather(checksum.reshape(1))
         assert len(gathered.unique()) == 1, "the ranks have drifted apart"
-    if trainer.is_world_process_zero():
-        counts = trainer.line_search_optimizer.counts
-        result = {"losses": losses(trainer), "step_sizes": step_sizes(trainer), "counts": counts, "error": error}
-        print("RESULT", json.dumps(result))
     trainer.accelerator.end_training()
-    sys.stdout.flush()
+    counts = trainer.line_search_optimizer.counts
+    return {"losses": losses(trainer), "step_sizes": step_sizes(trainer), "counts": counts, "error": error}
+
+
+def main() -> None:
+    """Train as the JSON argument says."""
+    result = train(json.loads(sys.argv[1]))
+    if int(os.environ.get("RANK", "0")) == 0:
+        print("RESULT", json.dumps(result), flush=True)
     os._exit(0)  # gloo's threads can abort the interpreter's own exit
 
 
