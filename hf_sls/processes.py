@@ -97,14 +97,17 @@ class _Board:
         self._store = store
         self._rank = torch.distributed.get_rank()
         self._world_size = torch.distributed.get_world_size()
+        self._seen: ProcessFailedError | None = None
 
     def first_failure(self) -> ProcessFailedError | None:
         """Return the failure that ended the block for all processes; `None` while there is none."""
-        return _failure(self._store.get("outcome").decode()) if self._store.check(["outcome"]) else None
+        if self._seen is None and self._store.check(["outcome"]):
+            self._seen = _failure(self._store.get("outcome").decode())
+        return self._seen
 
     def report(self, error: Exception, starts_again: bool) -> ProcessFailedError | None:
         """Tell the other processes of `error`; return what to raise in its place, or `None` to raise it itself."""
-        cause = f"{type(error).__name__}: {error}"
+        cause = f"{type(error).__name__}: {error}".encode(errors="replace").decode()
         if starts_again:
             cause = (
                 f"{cause.rstrip('.')}. Set a smaller per_device_train_batch_size: auto_find_batch_size cannot start "
@@ -114,8 +117,10 @@ class _Board:
             agreed = starts_again and self._all_start_again()
             outcome = _STARTS_AGAIN if agreed else f"{_ENDED} {self._rank} {cause}"
             first = _failure(self._store.compare_set("outcome", "", outcome).decode())
-        except Exception:  # the store went away with the process that kept it
-            first = ProcessFailedError(self._rank, cause) if starts_again else None
+            if first is not None and first.process == self._rank:
+                time.sleep(2 * _POLL_SECONDS)  # the others read it first, should the store end with this process
+        except RuntimeError:  # the store went away with the process that kept it
+            first = self._seen or ProcessFailedError(self._rank, cause)
         consequence = first is not None and first.process != self._rank and _is_of_a_collective(error)
         return first if starts_again or consequence else None
 

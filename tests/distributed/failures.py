@@ -14,8 +14,10 @@ from transformers import TrainerCallback
 from hf_sls import SLSTrainer, SLSTrainingArguments
 from tests.conftest import language_rows, tiny_gpt2
 
-FAILING = 1
-"""The process that fails."""
+
+def failing(scenario: str) -> int:
+    """Return the process that fails; the first one also keeps the store."""
+    return 0 if "with the store" in scenario else 1
 
 
 class Failing(SLSTrainer):
@@ -25,7 +27,7 @@ class Failing(SLSTrainer):
 
     def fails(self, where: str) -> bool:
         """Return whether to fail now, in the pass or callback of that name."""
-        here = "everywhere" in self.scenario or self.args.process_index == FAILING
+        here = "everywhere" in self.scenario or self.args.process_index == failing(self.scenario)
         return here and where in self.scenario and self.state.global_step == 2 and not self.in_trial
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
