@@ -62,10 +62,8 @@ def ending_together(auto_find_batch_size: bool = False) -> Iterator[None]:
         ProcessFailedError: a collective call failed because another process had ended, or this process ran out of
             memory under `auto_find_batch_size` and another one did not.
     """
-    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
-        yield
-        return
-    store = _get_default_store()
+    several = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    store = _get_default_store() if several else None
     if store is None:
         yield
         return
