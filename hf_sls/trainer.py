@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from .hub import PushMixin
 from .model_card import complete_card
 from .optim import PLASLS, Joint, LineSearchOptimizer, layer_groups
 from .private import public_attributes, without_paths
+from .processes import ending_together
 from .refusals import check_supported
 from .training_args import (
     SLSTrainingArguments,
@@ -241,12 +243,17 @@ class LineSearchTrainerMixin(PushMixin, _Base):
     # ---- The step ----
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Train without a window left from before, by another `train()` or a try of `auto_find_batch_size`."""
+        """Train without a window left from before, by another `train()` or a try of `auto_find_batch_size`.
+
+        With a line search, several processes end together where training fails on one of them.
+        """
         self.window = self._counts_at_last_log = None
         if self._wants_line_search():
             self._add_own_callbacks()
+        together = ending_together(self.args.auto_find_batch_size) if self._wants_line_search() else nullcontext()
         try:
-            return super()._inner_training_loop(*args, **kwargs)
+            with together:
+                return super()._inner_training_loop(*args, **kwargs)
         finally:
             self.window = None
             for callback in self._own_callbacks:
