@@ -177,9 +177,11 @@ def as_label(name: str) -> str:
 def add_legend(figure: Any) -> None:
     """Add the legend of the first axes above the figure, in as many columns as its width has room for."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    widest = max(map(len, labels), default=0) + 6
-    columns = max(1, min(len(labels), int(13 * figure.get_figwidth()) // widest))
-    figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
+    for columns in range(len(labels), 0, -1):
+        legend = figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def _draw(axis: Any, logged: list[tuple[float, float]], name: str, index: int, smooth: bool) -> None:

@@ -43,7 +43,8 @@ def with_results(page: Comparison | Law | Variation, text: str, records: Sequenc
     Raises:
         ValueError: the page has no markers.
     """
-    return _between_markers(page.name, text, page.results(records, figure))
+    before, after = _around_markers(page.name, text)
+    return f"{before}\n\n{page.results(records, figure)}\n\n{after}"
 
 
 def with_index(text: str) -> str:
@@ -54,7 +55,8 @@ def with_index(text: str) -> str:
     """
     entries = [_entry(page.name, (HERE / f"{page.name}.md").read_text(encoding="utf-8")) for page in PAGES]
     contents = "\n".join(["```{toctree}", ":hidden:", "", *(page.name for page in PAGES), "```"])
-    return _between_markers("index", text, "\n\n".join([*entries, contents]))
+    before, after = _around_markers("index", text)
+    return "\n\n".join([before, *entries, contents, after])
 
 
 def _entry(name: str, text: str) -> str:
@@ -66,11 +68,11 @@ def _entry(name: str, text: str) -> str:
     return f"## [{title[1]}]({name}.md)\n\n{' '.join(outcome[1].split())}\n\n[![{title[1]}]({name}.png)]({name}.md)"
 
 
-def _between_markers(name: str, text: str, content: str) -> str:
+def _around_markers(name: str, text: str) -> tuple[str, str]:
+    """Return the text up to the first marker and from the second, both included."""
     if BEGIN not in text or END not in text:
         raise ValueError(f"The page {name}.md has no line {BEGIN!r} and {END!r} for its results.")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    return f"{before}{BEGIN}\n\n{content}\n\n{END}{after}"
+    return text.split(BEGIN)[0] + BEGIN, END + text.split(END)[1]
 
 
 _MNIST = {"width": 256, "batch_size": 128, "max_steps": -1, "label_noise": 0.0}

@@ -145,6 +145,8 @@ def test_a_changed_state_is_refused_or_trains_on(mutation: tuple[str, int, int, 
         train(untouched_model, untouched, 3)
         assert equal(list(model.parameters()), list(untouched_model.parameters()))
         return
+    if equal(state, source.state_dict()):
+        return
     never_moved = len(path) > 1 and path[0] == "state" and not state["state"].get(path[1])
     renamed = path[-2:-1] == ("params",) and isinstance(value, str)
     assert kind not in ("not a number", "not finite") or never_moved or renamed, "what no run leaves was loaded"
