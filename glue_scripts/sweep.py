@@ -89,7 +89,7 @@ class SweepArguments:
 
 
 @dataclass(frozen=True)
-class Run:
+class SweepRun:
     """One run of the sweep: the arguments of `run_glue.py`, without paths."""
 
     task: str
@@ -119,7 +119,7 @@ class Run:
         return asdict(self)
 
 
-def read_sweep(path: str | Path) -> list[Run]:
+def read_sweep(path: str | Path) -> list[SweepRun]:
     """Return the runs of a sweep file.
 
     The file is a JSON object with five keys:
@@ -152,7 +152,7 @@ def read_sweep(path: str | Path) -> list[Run]:
         settings = {**sweep["settings"], **of_size, **of_optimizer, "task_name": task, "seed": seed}
         peer = settings.pop("peer", None)
         rules = None if peer else rules_of(settings.get("optim", "adam_sls"), settings.get("optim_args"))
-        runs.append(Run(task, size, optimizer, seed, settings, peer, rules))
+        runs.append(SweepRun(task, size, optimizer, seed, settings, peer, rules))
     return runs
 
 
@@ -241,7 +241,7 @@ def _check_resources(args: SweepArguments, available: dict[str, float]) -> None:
         print("The runs do not use the GPU. With --gpus_per_run 1 each of them gets one.")
 
 
-def execute(run: Run, args: SweepArguments, output_dir: Path) -> dict[str, Any] | None:
+def execute(run: SweepRun, args: SweepArguments, output_dir: Path) -> dict[str, Any] | None:
     """Run `run_glue.py` in this process, from its last checkpoint if there is one.
 
     Returns:
@@ -268,7 +268,7 @@ def execute(run: Run, args: SweepArguments, output_dir: Path) -> dict[str, Any] 
         return None
 
 
-def _train(run: Run, args: SweepArguments, directory: Path) -> dict[str, Any]:
+def _train(run: SweepRun, args: SweepArguments, directory: Path) -> dict[str, Any]:
     """Run the script, and return what its own files do not record: times, device, versions."""
     settings = {"save_strategy": "epoch", "save_total_limit": 1, "report_to": "none", "use_cpu": args.gpus_per_run == 0}
     settings |= {**run.settings, "output_dir": str(directory), "disable_tqdm": True}
@@ -328,7 +328,7 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def result_of(run: Run, directory: Path) -> dict[str, Any]:
+def result_of(run: SweepRun, directory: Path) -> dict[str, Any]:
     """Return the result of a finished run: settings, versions, device, curves, passes and times."""
     metrics = json.loads((directory / "all_results.json").read_text(encoding="utf-8"))
     state = json.loads((directory / "trainer_state.json").read_text(encoding="utf-8"))
@@ -366,7 +366,7 @@ def _remove_models(directory: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def find_result(run: Run, results: list[dict[str, Any]]) -> dict[str, Any] | None:
+def find_result(run: SweepRun, results: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Return the result of `run`, or `None` if it has not finished."""
     for result in results:
         if all(result.get(key) == value for key, value in run.identity.items()):
@@ -374,7 +374,7 @@ def find_result(run: Run, results: list[dict[str, Any]]) -> dict[str, Any] | Non
     return None
 
 
-def epochs_of(run: Run, output_dir: Path) -> str:
+def epochs_of(run: SweepRun, output_dir: Path) -> str:
     """Return the name of a run with the last epoch in its log; an empty string before it has begun."""
     path = output_dir / run.name / LOG
     if not path.exists():

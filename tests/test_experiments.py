@@ -238,7 +238,7 @@ def made_up(task: str, seed: int, losses: list[float | None], step_sizes: list[f
 
 
 def test_the_exponent_of_a_power_law(tmp_path: Path) -> None:
-    law = tables.Law("law", [tables.Line("rule", "mnist", {})], "batch_size", "batch size")
+    law = tables.Law("law", [tables.Curve("rule", "mnist", {})], "batch_size", "batch size")
     runs = [
         made_up("mnist", seed, [1.0], [3e-4 * batch ** (0.5 + 0.1 * seed)] * 4, batch_size=batch)
         for seed in (-1, 0, 1)
@@ -255,7 +255,7 @@ def test_a_row_of_a_comparison(tmp_path: Path) -> None:
     losses = [np.exp(-1.0)] * 38 + [0.1, 0.3]
     runs = [made_up("mnist", seed, losses, [1e-3, 2e-3] * 20, width=4) for seed in (0, 1)]
     runs.append(made_up("mnist", 0, [1.0, None], [1e-3] * 2, width=5))
-    lines = [tables.Line("a", "mnist", {"width": 4}), tables.Line("b", "mnist", {"width": 5})]
+    lines = [tables.Curve("a", "mnist", {"width": 4}), tables.Curve("b", "mnist", {"width": 5})]
     text = tables.Comparison("page", lines).results(runs, tmp_path / "page.png")
     mean_log = (38 * -1.0 + np.log(0.1) + np.log(0.3)) / 40
     change = f"{100 * np.log(2):.1f} %"
@@ -270,7 +270,7 @@ def test_a_variation_has_a_table_for_each_setting(tmp_path: Path) -> None:
         for seed, loss in ((0, 0.1), (1, 0.4))
         for width, noise in ((4, 0.0), (8, 0.0), (4, 0.5))
     ]
-    line = tables.Line("sls", "mnist", {"width": 4, "label_noise": 0.0})
+    line = tables.Curve("sls", "mnist", {"width": 4, "label_noise": 0.0})
     page = tables.Variation("page", [line], {"width": (4, 8, 16), "label_noise": (0.0, 0.5)})
     text = page.results(runs, tmp_path / "page.png")
     rows = [row for row in text.splitlines() if row.startswith("|")]

@@ -36,7 +36,7 @@ from report import (
     time_to_loss,
 )
 from results import read_results
-from sweep import Run, SweepArguments, execute, find_result, read_sweep, start_ray
+from sweep import SweepArguments, SweepRun, execute, find_result, read_sweep, start_ray
 
 SMOKE = SCRIPTS / "sweeps" / "smoke.json"
 
@@ -288,7 +288,7 @@ def test_with_other_rules_it_is_another_run() -> None:
 
 def test_a_cut_off_line_is_no_result(tmp_path: Path) -> None:
     """Nor does it swallow the one that comes after it."""
-    run = Run("mrpc", "tiny", "adam_sls", 0, {"seed": 0}, None)
+    run = SweepRun("mrpc", "tiny", "adam_sls", 0, {"seed": 0}, None)
     assert find_result(run, read_results(tmp_path)) is None
     directory = tmp_path / run.name
     directory.mkdir()
@@ -299,7 +299,7 @@ def test_a_cut_off_line_is_no_result(tmp_path: Path) -> None:
 
 
 def test_other_settings_are_another_run(tmp_path: Path) -> None:
-    run, other = (Run("mrpc", "tiny", "adam_sls", 0, {"seed": 0, "max_steps": steps}, None) for steps in (4, 8))
+    run, other = (SweepRun("mrpc", "tiny", "adam_sls", 0, {"seed": 0, "max_steps": steps}, None) for steps in (4, 8))
     assert run.name != other.name
     (tmp_path / run.name).mkdir()
     finish(tmp_path / run.name)

@@ -13,7 +13,7 @@ from typing import Any
 
 from common import RESULTS
 from results import read_results
-from tables import Comparison, Law, Line, Record, Variation
+from tables import Comparison, Curve, Law, Record, Variation
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- results: written by pages.py -->", "<!-- end of results -->"
@@ -23,15 +23,15 @@ EVERY_STEP = "search_rate=inf"
 PAPER_STEP_SIZES: Mapping[float, float] = {4: 1.379e-5, 8: 1.878e-5, 16: 2.674e-5, 32: 3.595e-5}
 
 
-def against_stock(task: str, where: Mapping[str, Any], adam: Sequence[float], sgd: Sequence[float]) -> list[Line]:
+def against_stock(task: str, where: Mapping[str, Any], adam: Sequence[float], sgd: Sequence[float]) -> list[Curve]:
     """Return the lines of `adam_sls` and `sgd_sls`, and of AdamW and SGD at several learning rates."""
     kinds: list[tuple[str, str, str | None, float]] = [("adamw_torch", "AdamW", None, rate) for rate in adam]
     kinds += [("sgd", "SGD, momentum 0.9,", "momentum=0.9", rate) for rate in sgd]
     return [
-        Line("adam_sls", task, {**where, "optim": "adam_sls", "optim_args": None}),
-        Line("sgd_sls", task, {**where, "optim": "sgd_sls", "optim_args": None}),
+        Curve("adam_sls", task, {**where, "optim": "adam_sls", "optim_args": None}),
+        Curve("sgd_sls", task, {**where, "optim": "sgd_sls", "optim_args": None}),
         *(
-            Line(f"{label} {rate:g}", task, {**where, "optim": optim, "optim_args": extra, "learning_rate": rate})
+            Curve(f"{label} {rate:g}", task, {**where, "optim": optim, "optim_args": extra, "learning_rate": rate})
             for optim, label, extra, rate in kinds
         ),
     ]
@@ -84,17 +84,17 @@ _RULES: dict[str, tuple[str, str | None]] = {"as published": ("adam_sls", PUBLIS
 _GRADIENT: dict[str, tuple[str, str | None]] = {"sgd_sls, every step": ("sgd_sls", EVERY_STEP)}
 
 
-def _constant(task: str, name: str, rules: Mapping[str, tuple[str, str | None]], **where: Any) -> list[Line]:
+def _constant(task: str, name: str, rules: Mapping[str, tuple[str, str | None]], **where: Any) -> list[Curve]:
     constant = {"lr_scheduler_type": "constant", "max_grad_norm": 0, **where}
     return [
-        Line(f"{name}, {rule}", task, {**constant, "optim": optim, "optim_args": text})
+        Curve(f"{name}, {rule}", task, {**constant, "optim": optim, "optim_args": text})
         for rule, (optim, text) in rules.items()
     ]
 
 
-def _smoothed(task: str, name: str, **where: Any) -> list[Line]:
+def _smoothed(task: str, name: str, **where: Any) -> list[Curve]:
     return [
-        Line(
+        Curve(
             f"{name}, smoothing {smoothing}",
             task,
             {**where, "optim_args": f"{_SMOOTHED},smoothing={smoothing},search_rate=inf"},
@@ -111,7 +111,7 @@ PAGES: tuple[Comparison | Law | Variation, ...] = (
     Comparison(
         "plasls",
         [
-            Line(label, "language", {**_LANGUAGE, "optim": optim, "optim_args": text})
+            Curve(label, "language", {**_LANGUAGE, "optim": optim, "optim_args": text})
             for label, optim, text in (
                 ("each layer, growth 10 %", "plasls", "blocks=4,growth=1.1"),
                 ("all layers, growth 10 %", "adam_sls", _GROWING),
@@ -125,7 +125,7 @@ PAGES: tuple[Comparison | Law | Variation, ...] = (
     Variation(
         "robustness",
         [
-            Line(label, "mnist", {**_MNIST, "optim": optim, "optim_args": None, "learning_rate": rate})
+            Curve(label, "mnist", {**_MNIST, "optim": optim, "optim_args": None, "learning_rate": rate})
             for label, optim, rate in (
                 ("adam_sls", "adam_sls", None),
                 *((f"AdamW {rate:g}", "adamw_torch", rate) for rate in (1e-3, 3e-3, 1e-2)),

@@ -18,7 +18,7 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Line:
+class Curve:
     """The runs behind one line of a table: those of a task with the settings `where`."""
 
     label: str
@@ -41,7 +41,7 @@ class Comparison:
     """A page that compares optimizers: a table of all, and curves of the line searches and the best others."""
 
     name: str
-    lines: Sequence[Line]
+    lines: Sequence[Curve]
     metric: str = "accuracy"
 
     def results(self, records: Sequence[Record], figure: Path) -> str:
@@ -74,7 +74,7 @@ class Variation:
     """A page that changes one setting at a time, to see whether one choice of optimizer serves for all values."""
 
     name: str
-    lines: Sequence[Line]
+    lines: Sequence[Curve]
     varied: Mapping[str, Sequence[float]]
 
     def results(self, records: Sequence[Record], figure: Path) -> str:
@@ -128,7 +128,7 @@ class Law:
     """A page that fits a power law of step size against another size, to lines with at least three sizes."""
 
     name: str
-    lines: Sequence[Line]
+    lines: Sequence[Curve]
     size: str
     axis_label: str
     paper: Mapping[str, Mapping[float, float]] = field(default_factory=dict)

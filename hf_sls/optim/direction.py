@@ -28,24 +28,24 @@ State = dict[str, Any]
 class Direction:
     """What a step moves along. A frozen rule; its moments live in the optimizer's per-parameter state.
 
-    A direction of your own derives from this class and defines `new_state`, `accumulate` and `applied`; if it searches
-    along another update than it applies, also `searched` and `searches_applied`. `Gradient`, `Adam` and `Adagrad` are
-    final: their kernels are right for their own formula only. All lists have one item for each parameter with a
-    gradient; for an `elementwise` direction an item may be a piece of a parameter, with that piece of its gradient and
-    state.
+    A direction of your own derives from this class and defines `new_state`, `accumulate` and `applied_update`; if it
+    searches along another update than it applies, also `search_update` and `searches_applied`. `Gradient`, `Adam` and
+    `Adagrad` are final: their kernels are right for their own formula only. All lists have one item for each parameter
+    with a gradient; for an `elementwise` direction an item may be a piece of a parameter, with that piece of its
+    gradient and state.
     """
 
     searches_applied: bool = True
-    """Whether `searched` is `applied`, so that the point tested is the point taken."""
+    """Whether `search_update` is `applied_update`, so that the point tested is the point taken."""
 
     elementwise: bool = False
     """Whether each element's update depends on that element alone, so that a large parameter can come in pieces."""
 
     of_moments_alone: bool = False
-    """Whether `applied` depends on the moments alone, so that it returns the last update until `accumulate`."""
+    """Whether `applied_update` depends on the moments alone, so that it returns the last update until `accumulate`."""
 
     largest_update: float = inf
-    """What no element of `applied` exceeds, if `applied` depends on the moments alone."""
+    """What no element of `applied_update` exceeds, if that depends on the moments alone."""
 
     def __init_subclass__(cls) -> None:
         for base in cls.__bases__:
@@ -59,16 +59,16 @@ class Direction:
     def accumulate(self, gradients: list[Tensor], states: list[State]) -> None:
         """Fold the gradients into the moments, in place."""
 
-    def applied(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
+    def applied_update(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
         """Return the update that the step takes (d in the papers), after `accumulate`."""
         raise NotImplementedError
 
-    def searched(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
+    def search_update(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
         """Return the update that the search moves along (p in the papers), after `accumulate`."""
-        return self.applied(gradients, states)
+        return self.applied_update(gradients, states)
 
     def steepest(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
-        """Return an update of positive slope for any gradient other than zero, for when `searched` has none."""
+        """Return an update of positive slope for any gradient other than zero, for when `search_update` has none."""
         return gradients
 
     def advance(
@@ -98,7 +98,7 @@ class Direction:
         if weight_decay:
             torch._foreach_mul_(parameters, 1 - step_size * weight_decay)
         for part, part_gradients, part_states in chunks(parameters, gradients, states):
-            torch._foreach_add_(part, self.applied(part_gradients, part_states), alpha=-step_size)
+            torch._foreach_add_(part, self.applied_update(part_gradients, part_states), alpha=-step_size)
 
 
 @cache
@@ -126,7 +126,7 @@ class Gradient(Direction):
 
     elementwise = True
 
-    def applied(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
+    def applied_update(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
         return gradients
 
     def advance(
@@ -212,12 +212,12 @@ class Adam(Direction):
         if self.amsgrad:
             torch._foreach_maximum_([state["max_exp_avg_sq"] for state in states], exp_avg_sq)
 
-    def applied(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
+    def applied_update(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
         correction = _bias_correction(self.betas[0], states)
         return self._preconditioned([state["exp_avg"] for state in states], states, correction)
 
-    def searched(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
-        return self.applied(gradients, states) if self.searches_applied else self.steepest(gradients, states)
+    def search_update(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
+        return self.applied_update(gradients, states) if self.searches_applied else self.steepest(gradients, states)
 
     def steepest(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
         return self._preconditioned(gradients, states, torch.ones(len(states), device=states[0]["step"].device))
@@ -290,7 +290,7 @@ class Adagrad(Direction):
     def accumulate(self, gradients: list[Tensor], states: list[State]) -> None:
         torch._foreach_addcmul_([state["sum"] for state in states], gradients, gradients)
 
-    def applied(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
+    def applied_update(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
         updates = torch._foreach_sqrt([s.float() if s.dtype in HALF else s for s in (x["sum"] for x in states)])
         torch._foreach_add_(updates, self.eps)
         torch._foreach_reciprocal_(updates)
@@ -298,7 +298,7 @@ class Adagrad(Direction):
         return list(updates)
 
     def steepest(self, gradients: list[Tensor], states: list[State]) -> list[Tensor]:
-        return self.applied(gradients, states)
+        return self.applied_update(gradients, states)
 
 
 def _bias_correction(beta: float, states: list[State]) -> Tensor:

@@ -23,10 +23,10 @@ from .direction import Direction
 from .events import Event, NotSearched, SearchedElsewhere, Worsened
 from .initial_step import InitialStep, LastStep
 from .partition import Joint, Partition
-from .path import Kind
+from .path import Part
 from .random_state import RandomState
 from .search import Move, Rules, SearchReport, search
-from .sharding import local, mean_of_evaluations, mean_over_processes, shard_groups, sum_over_shards
+from .sharding import ShardGroups, local, mean_of_evaluations, mean_over_processes, shard_groups, sum_over_shards
 from .state import checked_groups, new_memory
 from .trials import Batch, Closure, Observer, RecordedLoss
 from .watch import Watch
@@ -356,17 +356,12 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """Take the step of a group that was not searched."""
         memory = {**move.memory, "cadence": self.cadence.update(move.memory["cadence"], event)}
         step_size = 0.0
-        if move.parameters and not moves_nothing:
+        if move.parts and not moves_nothing:
             memory["initial_step"] = self.initial_step.update(memory["initial_step"], event)
             step_size = memory["initial_step"]["step_size"]
-            self.direction.advance(
-                move.parameters,
-                move.gradients,
-                move.states,
-                move.fractions[0] * step_size,
-                move.groups[0]["weight_decay"],
-                skip,
-            )
+            for part in move.parts:
+                eta = part.lr * step_size
+                self.direction.advance(part.parameters, part.gradients, part.states, eta, part.weight_decay, skip)
         move.remember(memory, step_size)
 
     @property
@@ -463,7 +458,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """Gather the parameters of some groups that have a gradient, and create their state where there is none."""
         move = Move([self.param_groups[i] for i in indices], [fractions[i] for i in indices])
         for group, fraction in zip(move.groups, move.fractions):
-            whole = Kind(fraction, group["weight_decay"], shard_groups=())
+            parts: dict[ShardGroups, Part] = {}
             for parameter in group["params"]:
                 if parameter.grad is None or id(parameter) in left_out:
                     continue
@@ -473,19 +468,21 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                     )
                 if not self.state[parameter]:
                     self.state[parameter].update(self.direction.new_state(parameter))
-                state, sharded = self.state[parameter], isinstance(parameter, DTensor)
-                move.parameters.append(local(parameter))
-                move.gradients.append(local(parameter.grad))
-                move.states.append({name: local(value) for name, value in state.items()} if sharded else state)
-                move.kinds.append(replace(whole, shard_groups=shard_groups(parameter)) if sharded else whole)
+                shards = shard_groups(parameter)
+                part = parts.setdefault(shards, Part(fraction, group["weight_decay"], shards))
+                part.parameters.append(local(parameter))
+                part.gradients.append(local(parameter.grad))
+                state, is_sharded = self.state[parameter], isinstance(parameter, DTensor)
+                part.states.append({name: local(value) for name, value in state.items()} if is_sharded else state)
+            move.parts.extend(parts.values())
         return move
 
 
 def _not_finite(loss: Tensor | float, moves: list[Move]) -> Tensor:
     """Return 1.0 if the loss or a gradient is NaN or infinite, else 0.0; a 0-dim tensor that nobody has read yet."""
-    gradients = [gradient for move in moves for gradient in move.gradients]
-    probe = square_sum(gradients)
+    parts = [part for move in moves for part in move.parts]
+    probe = square_sum([gradient for part in parts for gradient in part.gradients])
     probe = probe + torch.as_tensor(loss, dtype=probe.dtype, device=probe.device)
-    for groups in dict.fromkeys(kind.shard_groups for move in moves for kind in move.kinds):
+    for groups in dict.fromkeys(part.shard_groups for part in parts):
         probe = sum_over_shards(probe, groups)
     return 1 - probe.isfinite().float()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -20,29 +20,27 @@ LONGEST_WITHOUT_COPY = 6.9e-3
 """How far an element may move and come back by addition: the rounding of a thousand trials stays below 1e-6."""
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What the parameters of one part of a path have in common.
+@dataclass
+class Part:
+    """Parameters that take the same fraction of a step, with their gradients and moments.
 
     Attributes:
-        lr: fraction of the step to take.
+        lr: the fraction.
         weight_decay: decoupled, times the step size.
         shard_groups: the process groups that hold the other shards; empty for whole parameters.
+        parameters: the tensors to move.
+        gradients: of the parameters.
+        states: of the parameters.
+        copies: of the parameters at the start of the path, where they are needed.
+        step_size: how far along the path the parameters are.
     """
 
     lr: float
     weight_decay: float
-    shard_groups: ShardGroups
-
-
-@dataclass
-class _Part:
-    """Parameters that fit the cache together, and how far along the path they are."""
-
-    kind: Kind
-    parameters: list[Tensor]
-    gradients: list[Tensor]
-    states: list[State]
+    shard_groups: ShardGroups = ()
+    parameters: list[Tensor] = field(default_factory=list)
+    gradients: list[Tensor] = field(default_factory=list)
+    states: list[State] = field(default_factory=list)
     copies: list[Tensor] | None = None
     step_size: float = 0.0
 
@@ -57,38 +55,21 @@ class Path:
 
     Args:
         direction: gives the updates, from gradients and states.
-        parameters: the tensors to move.
-        gradients: of the parameters.
-        states: of the parameters.
-        kinds: of the parameters.
+        parts: the parameters to move; none is empty.
     """
 
-    def __init__(
-        self,
-        direction: Direction,
-        parameters: Sequence[Tensor],
-        gradients: Sequence[Tensor],
-        states: Sequence[State],
-        kinds: Sequence[Kind],
-    ) -> None:
+    def __init__(self, direction: Direction, parts: Sequence[Part]) -> None:
         self.step_size = 0.0
-        self.devices = {parameter.device for parameter in parameters}
+        self.devices = {parameter.device for part in parts for parameter in part.parameters}
         self._skip: Tensor | None = None
-        self._update: Update = direction.applied if direction.searches_applied else direction.searched
+        self._update: Update = direction.applied_update if direction.searches_applied else direction.search_update
         self._direction = direction
-        self._parts: list[_Part] = []
-        for kind in dict.fromkeys(kinds):
-            members = [i for i, other in enumerate(kinds) if other == kind]
-            split = [
-                piece for i in members for piece in _split(direction, parameters[i].detach(), gradients[i], states[i])
-            ]
-            for of_parameters, of_gradients, of_states in chunks(*map(list, zip(*split))):
-                self._parts.append(_Part(kind, of_parameters, of_gradients, of_states))
+        self._parts = [piece for part in parts for piece in _fitting_the_cache(direction, part)]
 
     @property
     def longest_without_copy(self) -> float:
         """The largest step size along the present update for which fp32 parameters are not copied."""
-        bounded = self._update == self._direction.applied
+        bounded = self._update == self._direction.applied_update
         return LONGEST_WITHOUT_COPY / self._direction.largest_update if bounded else 0.0
 
     def advance(self, step_size: float, skip: Tensor) -> Tensor:
@@ -120,8 +101,8 @@ class Path:
         Each part counts by the fraction of the step that it took. Call it before `advance`. Parameters without a step
         so far have no last update, and add nothing.
         """
-        applied = self._direction.applied
-        slopes = [p.kind.lr * dot(p.gradients, applied(p.gradients, p.states)) for p in self._parts]
+        applied = self._direction.applied_update
+        slopes = [p.lr * dot(p.gradients, applied(p.gradients, p.states)) for p in self._parts]
         return self._sum_over_shards(slopes)
 
     def confirm(self, skipped: bool) -> None:
@@ -167,8 +148,8 @@ class Path:
         """Go to `w - lr * step_size * (u + weight_decay * w)`, where the path ends."""
         to_decay = []
         for part in self._parts:
-            step_size = part.kind.lr * self.step_size
-            decay = step_size * part.kind.weight_decay
+            step_size = part.lr * self.step_size
+            decay = step_size * part.weight_decay
             if (step_size, decay) == (part.step_size, 0.0):
                 continue
             update = self._update(part.gradients, part.states)
@@ -183,38 +164,46 @@ class Path:
         for parameters, decay in to_decay:
             torch._foreach_mul_(parameters, 1 - decay)
 
-    def _move(self, part: _Part, step_size: float) -> list[Tensor]:
+    def _move(self, part: Part, step_size: float) -> list[Tensor]:
         update = self._update(part.gradients, part.states)
         self._restore(part, update)
         self._save(part, step_size)
         self._shift(part, update, step_size)
         return update
 
-    def _restore(self, part: _Part, update: list[Tensor]) -> None:
+    def _restore(self, part: Part, update: list[Tensor]) -> None:
         if part.copies is not None:
             torch._foreach_copy_(part.parameters, part.copies)
             part.step_size = 0.0
         self._shift(part, update, 0.0)
 
     @staticmethod
-    def _shift(part: _Part, update: list[Tensor], step_size: float) -> None:
+    def _shift(part: Part, update: list[Tensor], step_size: float) -> None:
         """Go straight to `step_size`, and note it before the move, because an interrupt comes after it."""
         distance, part.step_size = part.step_size - step_size, step_size
         if distance:
             torch._foreach_add_(part.parameters, update, alpha=distance)
 
-    def _save(self, part: _Part, step_size: float) -> None:
-        stays = part.kind.lr == 0
+    def _save(self, part: Part, step_size: float) -> None:
+        stays = part.lr == 0
         half = part.parameters[0].dtype in HALF
         if part.copies is None and (stays or half or step_size > self.longest_without_copy):
             part.copies = [parameter.clone() for parameter in part.parameters]
 
     def _sum_over_shards(self, slopes: list[Tensor]) -> Tensor:
         sums = []
-        for groups in dict.fromkeys(part.kind.shard_groups for part in self._parts):
-            own = [slope for part, slope in zip(self._parts, slopes) if part.kind.shard_groups == groups]
+        for groups in dict.fromkeys(part.shard_groups for part in self._parts):
+            own = [slope for part, slope in zip(self._parts, slopes) if part.shard_groups == groups]
             sums.append(sum_over_shards(total(own), groups))
         return total(sums)
+
+
+def _fitting_the_cache(direction: Direction, part: Part) -> Iterator[Part]:
+    """Yield a part in parts of a chunk or one parameter."""
+    each = zip(part.parameters, part.gradients, part.states)
+    split = [piece for parameter, gradient, state in each for piece in _split(direction, parameter, gradient, state)]
+    for parameters, gradients, states in chunks(*map(list, zip(*split))):
+        yield replace(part, parameters=parameters, gradients=gradients, states=states)
 
 
 def _split(direction: Direction, parameter: Tensor, gradient: Tensor, state: State) -> Iterator[tuple[Any, ...]]:
@@ -223,13 +212,13 @@ def _split(direction: Direction, parameter: Tensor, gradient: Tensor, state: Sta
     The first piece has the rest of the state, such as the step count; the others have copies of it.
     """
     if not direction.elementwise or len(pieces(parameter)) == 1:
-        yield parameter, gradient, state
+        yield parameter.detach(), gradient, state
         return
     moments = {name: value for name, value in state.items() if value.shape == parameter.shape}
     if not all(x.is_contiguous() for x in (parameter, gradient, *moments.values())):
-        yield parameter, gradient, state
+        yield parameter.detach(), gradient, state
         return
-    split = zip(*map(pieces, (parameter, gradient, *moments.values())))
+    split = zip(*map(pieces, (parameter.detach(), gradient, *moments.values())))
     for index, (piece, piece_gradient, *piece_moments) in enumerate(split):
         others = {name: value if index == 0 else value.clone() for name, value in state.items() if name not in moments}
         yield piece, piece_gradient, {**dict(zip(moments, piece_moments)), **others}

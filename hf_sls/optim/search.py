@@ -6,8 +6,6 @@ from dataclasses import dataclass, field, replace
 from math import inf, isfinite, nan
 from typing import Any, Literal
 
-from torch import Tensor
-
 from ._tensors import to_floats
 from .backtracking import Backtracking
 from .cadence import Cadence
@@ -17,7 +15,7 @@ from .direction import Direction
 from .events import NextSlope, NotSearched, Searched, SearchResult
 from .initial_step import InitialStep
 from .partition import Partition
-from .path import Kind, Path
+from .path import Part, Path
 from .trials import Batch, FinishedSearch, Observer, Trials
 
 Memory = dict[str, Any]
@@ -76,18 +74,12 @@ class Move:
     Attributes:
         groups: the parameter groups.
         fractions: of the step size found, what each group takes.
-        parameters: those with a gradient.
-        gradients: of the parameters.
-        states: of the parameters.
-        kinds: of the parameters.
+        parts: those of their parameters that have a gradient.
     """
 
     groups: list[dict[str, Any]]
     fractions: list[float]
-    parameters: list[Tensor] = field(default_factory=list)
-    gradients: list[Tensor] = field(default_factory=list)
-    states: list[dict[str, Any]] = field(default_factory=list)
-    kinds: list[Kind] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
 
     @property
     def memory(self) -> Memory:
@@ -135,9 +127,9 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
         batch: the mini-batch.
         observer: called before the step is taken.
     """
-    if not move.parameters:
+    if not move.parts:
         return _cannot_search("no_slope", rules, move)
-    path = Path(rules.direction, move.parameters, move.gradients, move.states, move.kinds)
+    path = Path(rules.direction, move.parts)
     with Trials(batch, path) as trials:
         checks = check_replay(trials, move.memory["counts"]["searches"])
         start = _start(rules, move, batch, path)
@@ -155,7 +147,7 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
             checks += check_slope(trials, start.loss, start.slope, result)
         if result.outcome == "accepted":
             if not start.is_applied:
-                path.follow(rules.direction.applied, result.step_size)
+                path.follow(rules.direction.applied_update, result.step_size)
             trials.take()
     return _learn(rules, move, start, result, checks)
 

@@ -607,7 +607,7 @@ def test_the_moments_of_another_direction_are_refused(saved: str, loaded: str) -
 class ByShape(Direction):
     """The gradient, with moments that depend on the shape of the parameter, and may be negative."""
 
-    def applied(self, gradients: list[Tensor], states: list[Any]) -> list[Tensor]:
+    def applied_update(self, gradients: list[Tensor], states: list[Any]) -> list[Tensor]:
         return gradients
 
     def accumulate(self, gradients: list[Tensor], states: list[Any]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_sls.optim import Adagrad, Adam, Direction, Gradient, _tensors
-from hf_sls.optim.path import Kind, Path
+from hf_sls.optim.path import Part, Path
 
 DIRECTIONS = [Gradient(), Adam(), Adam(search="gradient"), Adam(amsgrad=True), Adagrad()]
 UNCOPIED = [Adam(), Adam(amsgrad=True)]
@@ -32,8 +32,7 @@ def lists(direction: Direction, dtype: torch.dtype = torch.float32) -> tuple[lis
 
 
 def path_over(direction: Direction, parameters: list[Tensor], gradients: list[Tensor], states: list[Any]) -> Path:
-    kinds = [Kind(lr=1.0, weight_decay=0.0, shard_groups=())] * len(parameters)
-    return Path(direction, parameters, gradients, states, kinds)
+    return Path(direction, [Part(1.0, 0.0, (), parameters, gradients, states)])
 
 
 @every_direction
@@ -48,7 +47,7 @@ def test_in_pieces_as_in_one(direction: Direction, monkeypatch: pytest.MonkeyPat
         slope = path.advance(1e-3, GO)
 
         direction.accumulate(gradients, whole)
-        update = direction.searched(gradients, whole)
+        update = direction.search_update(gradients, whole)
         expected = sum(float((g.double() * u.double()).sum()) for g, u in zip(gradients, update))
         assert float(slope) == pytest.approx(expected, rel=1e-3)
         torch.testing.assert_close(states, whole)
@@ -108,8 +107,7 @@ def test_copies_are_kept_only_where_a_rounding_could_show(direction: Direction) 
 def test_a_group_that_is_not_to_move_is_copied() -> None:
     parameters, gradients, states = lists(Adam())
     starts = [parameter.clone() for parameter in parameters]
-    kinds = [Kind(lr=0.0, weight_decay=0.1, shard_groups=())] * len(parameters)
-    path = Path(Adam(), parameters, gradients, states, kinds)
+    path = Path(Adam(), [Part(0.0, 0.1, (), parameters, gradients, states)])
     path.advance(SHORT, GO)
     path.take()
     torch.testing.assert_close(parameters, starts, rtol=0.0, atol=0.0)
@@ -126,7 +124,7 @@ def test_another_update_starts_where_the_first_one_did(direction: Direction) -> 
     starts = [parameter.clone() for parameter in parameters]
     path = path_over(direction, parameters, gradients, states)
     path.advance(SHORT, GO)
-    for update, step_size in ((direction.steepest, 5e-4), (direction.applied, 7e-4)):
+    for update, step_size in ((direction.steepest, 5e-4), (direction.applied_update, 7e-4)):
         slope = path.follow(update, step_size)
         along = update(gradients, states)
         expected = sum(float((g.double() * u.double()).sum()) for g, u in zip(gradients, along))
@@ -137,17 +135,17 @@ def test_another_update_starts_where_the_first_one_did(direction: Direction) -> 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @every_direction
-def test_the_step_is_taken_by_its_share_and_decays(
+def test_a_fraction_of_the_step_is_taken_and_decays(
     direction: Direction, weight_decay: float, dtype: torch.dtype
 ) -> None:
     parameters, gradients, states = lists(direction, dtype)
     starts = [parameter.clone() for parameter in parameters]
-    path = Path(direction, parameters, gradients, states, [Kind(0.4, weight_decay, ())] * len(parameters))
+    path = Path(direction, [Part(0.4, weight_decay, (), parameters, gradients, states)])
     path.advance(SHORT, GO)
-    path.follow(direction.applied, SHORT)
+    path.follow(direction.applied_update, SHORT)
     path.take()
     step = 0.4 * SHORT
-    update = direction.applied(gradients, states)
+    update = direction.applied_update(gradients, states)
     expected = [(w.float() - step * (u.float() + weight_decay * w.float())).to(dtype) for w, u in zip(starts, update)]
     torch.testing.assert_close(parameters, expected)
 
@@ -170,7 +168,7 @@ def test_an_error_at_any_moment_loses_nothing(
             with contextlib.suppress(KeyboardInterrupt):
                 path.advance(step_size, GO)
                 path.go_to(step_size / 2)
-                path.follow(direction.applied, step_size)
+                path.follow(direction.applied_update, step_size)
                 path.take()
         if countdown.left > 0:
             assert interrupted > 10
@@ -202,7 +200,7 @@ def test_an_element_without_gradient_does_not_move_in_half_precision(direction: 
     parameter, gradient = torch.ones(4, dtype=dtype), torch.tensor([1e-2, 0, 0, 1e-2], dtype=dtype)
     states = [direction.new_state(parameter)]
     direction.accumulate([gradient], states)
-    (update,) = direction.applied([gradient], states)
+    (update,) = direction.applied_update([gradient], states)
     assert update[1] == update[2] == 0
     assert torch.isfinite(update).all()
 
@@ -226,7 +224,7 @@ def test_no_update_of_adam_exceeds_its_bound(betas: tuple[float, float]) -> None
         for step in range(100):
             gradient = torch.full_like(parameter, (betas[1] / max(betas[0], 0.01)) ** step)
             direction.accumulate([gradient], states)
-            largest = max(largest, float(direction.applied([gradient], states)[0]))
+            largest = max(largest, float(direction.applied_update([gradient], states)[0]))
         assert largest <= direction.largest_update * (1 + 1e-6)
     assert largest >= 0.98 * direction.largest_update
 
