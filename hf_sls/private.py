@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Callable
 from dataclasses import is_dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,13 +19,14 @@ _SECRET_NAME = re.compile(
     "(token|(api|access|secret|private)_?key|secret|passwd|credentials?|authorization)|.*password"
 )
 _SECRET_TEXT = re.compile(
-    r"\b(hf_|gh[a-z]_|sk-)[\w-]{16,}|\b(?i:bearer|basic) [\w+/=.-]{8,}|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
+    r"\bhf_[A-Za-z0-9]{30,}|\bgh[a-z]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{22,}|\bsk-[A-Za-z0-9_-]{32,}"
+    r"|\b(?i:bearer|authorization: basic) [\w+/=.-]{16,}|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
 )
 """Tokens of the Hub, of GitHub and of OpenAI, an HTTP header that authorizes, and user and password of an address."""
 
 
 def is_secret(name: Any) -> bool:
-    """Whether a value of this name is one to keep to oneself: `api_key`, `apiKey`, `X-Api-Key` and the like."""
+    """Whether a value of this name is secret: `api_key`, `apiKey`, `X-Api-Key` and the like."""
     if not isinstance(name, str):
         return False
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").lower()
@@ -41,8 +43,15 @@ def public_attributes(owner: Any) -> dict[str, Any]:
     return {name: None if is_secret(name) else without_secrets(value) for name, value in vars(owner).items()}
 
 
+def public_copy(owner: Any) -> Any:
+    """Return a copy of an object, such as training arguments, without secrets and paths in its attributes."""
+    copied = copy.copy(owner)
+    vars(copied).update(without_paths(public_attributes(owner)))
+    return copied
+
+
 def without_paths(value: Any) -> Any:
-    """Return a value with the last part alone of each absolute path in it."""
+    """Return a value in which the last component replaces each absolute path."""
     return _mapped(value, _last_part_of_path, lambda name: False)
 
 
@@ -50,20 +59,26 @@ def _last_part_of_path(value: Any) -> Any:
     if not isinstance(value, (str, Path)):
         return value
     path = Path(str(value).removeprefix("file://"))
-    return path.name if path.is_absolute() else value
+    return path.name if path.is_absolute() and path.name else value
 
 
-def _mapped(value: Any, change: Callable[[Any], Any], left_out: Callable[[Any], bool]) -> Any:
-    """Change what lies in containers and in plain objects, and leave out entries and attributes by their name."""
+def _mapped(
+    value: Any, change: Callable[[Any], Any], left_out: Callable[[Any], bool], around: tuple[int, ...] = ()
+) -> Any:
+    """Change what lies in containers and in plain objects, and leave out entries and attributes by their name.
+
+    `around` has the ids of the objects that the value is in; one that contains itself is left as it is.
+    """
+    if id(value) in around:
+        return value
+    inside = partial(_mapped, change=change, left_out=left_out, around=(*around, id(value)))
     if isinstance(value, dict):
-        return {key: _mapped(each, change, left_out) for key, each in value.items() if not left_out(key)}
+        return {key: inside(each) for key, each in value.items() if not left_out(key)}
     if type(value) in (list, tuple, set, frozenset):
-        return type(value)(_mapped(each, change, left_out) for each in value)
+        return type(value)(map(inside, value))
     if isinstance(value, SimpleNamespace) or (is_dataclass(value) and not isinstance(value, type)):
         copied = copy.copy(value)
-        attributes = {
-            name: None if left_out(name) else _mapped(each, change, left_out) for name, each in vars(value).items()
-        }
-        vars(copied).update(attributes)
+        for name in list(vars(value) if hasattr(value, "__dict__") else value.__dataclass_fields__):
+            object.__setattr__(copied, name, None if left_out(name) else inside(getattr(value, name)))
         return copied
     return change(value)

@@ -159,6 +159,8 @@ def _exit_with_the_others(board: _Board, left: Event) -> None:
     with suppress(Exception):
         sys.stdout.flush()
         rank = torch.distributed.get_rank()
-        print(f"{failure}\nProcess {rank} was left waiting for process {failure.process}, and ends.", file=sys.stderr)
+        print(
+            f"{failure}\nProcess {rank} did not end within {_GRACE_SECONDS:.0f} s of that, and exits.", file=sys.stderr
+        )
         sys.stderr.flush()
     os._exit(1)

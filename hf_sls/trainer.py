@@ -28,7 +28,7 @@ from .checkpoints import last_complete_checkpoint, naming_unreadable_files, requ
 from .hub import PushMixin
 from .model_card import complete_card
 from .optim import PLASLS, Joint, LineSearchOptimizer, layer_groups
-from .private import public_attributes, without_paths
+from .private import public_copy
 from .processes import ending_together
 from .refusals import check_supported
 from .training_args import (
@@ -213,8 +213,10 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         if checkpoint is None or self.line_search_optimizer is None:
             super()._load_scaler(checkpoint)
             return
-        if getattr(self.accelerator, "scaler", None) is not None:
-            require_files(checkpoint, SCALER_NAME)
+        if getattr(self.accelerator, "scaler", None) is not None and not Path(checkpoint, SCALER_NAME).is_file():
+            logger.warning(
+                f"resume_from_checkpoint={checkpoint!r} has no {SCALER_NAME}: the gradient scaler starts afresh."
+            )
         with naming_unreadable_files(checkpoint, SCALER_NAME):
             super()._load_scaler(checkpoint)
 
@@ -236,9 +238,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         super()._save(output_dir, *args, **kwargs)
         saved = Path(output_dir if output_dir is not None else self.args.output_dir) / TRAINING_ARGS_NAME
         if saved.exists():
-            public = copy.copy(self.args)
-            vars(public).update(without_paths(public_attributes(self.args)))
-            torch.save(public, saved)
+            torch.save(public_copy(self.args), saved)
 
     # ---- The step ----
 

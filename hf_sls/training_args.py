@@ -6,7 +6,6 @@ Trainer refuses them with a message that says what to use instead.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import warnings
 from dataclasses import dataclass, field, fields
@@ -20,7 +19,6 @@ from transformers.training_args import OptimizerNames
 
 from .optim import OPTIMIZERS, PRESETS, LineSearchOptimizer, SearchSettings
 from .optim.registry import warn_of_settings_without_effect, with_preset
-from .private import public_attributes
 
 _ADAM_ARGUMENTS = ("adam_beta1", "adam_beta2", "adam_epsilon")
 _NOT_IN_OPTIM_ARGS = ("return", "params", "betas", "search", "weight_decay")
@@ -57,20 +55,6 @@ class SLSTrainingArguments(TrainingArguments):
         if is_line_search(self.optim):
             check_arguments(self)
             warn_of_arguments_without_effect(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave tokens and keys out of a pickle, as `training_args.bin` is pushed to the Hub. A copy keeps them."""
-        return public_attributes(self)
-
-    def __copy__(self) -> SLSTrainingArguments:
-        copied = object.__new__(type(self))
-        copied.__dict__.update(vars(self))
-        return copied
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> SLSTrainingArguments:
-        copied = object.__new__(type(self))
-        copied.__dict__.update(copy.deepcopy(vars(self), memo))
-        return copied
 
 
 def is_line_search(optim: str) -> bool:

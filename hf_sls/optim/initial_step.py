@@ -164,7 +164,7 @@ class Wolfe(InitialStep):
     Args:
         init_step_size: the largest step that the first search starts from, positive.
         growth: the factor from one step to the next before any refusal, above 1.
-        narrowing: what a refusal leaves of the exponent of growth, in [0, 1].
+        narrowing: factor on the exponent of growth after each refusal, in [0, 1].
         refusals: how many settle the step size, at least 1.
         init_decrease: the decrease that the slope predicts for the first trial, as a fraction of the loss, in (0, 1].
 

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable
 from dataclasses import replace
 from functools import partial
 from math import isfinite
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -138,7 +138,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 check_range(name, value, low=0.0, high=LARGEST)
             if any(parameter.is_complex() for parameter in group["params"]):
                 raise TypeError(f"{type(self).__name__} does not support complex parameters.")
-        except (TypeError, ValueError):
+        except Exception:
             self.param_groups.pop()
             raise
         others = self.param_groups[:-1]
@@ -329,7 +329,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         moves = [self._move([i], fractions, left_out) for i in range(len(self.param_groups)) if i not in indices]
         searched = self._move(indices, fractions, left_out)
         batch.skip = _not_finite(batch.loss, [searched, *moves])
-        report, event = SearchReport("not_searched", 0.0), cast(Event, NotSearched())
+        report = SearchReport("not_searched", 0.0)
+        event: Event = NotSearched()
         if indices:
             report = search(self.rules, searched, batch, self.observer)
             event = SearchedElsewhere(report.trials, report.outcome == "accepted")
@@ -359,6 +360,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         if move.parts and not moves_nothing:
             memory["initial_step"] = self.initial_step.update(memory["initial_step"], event)
             step_size = memory["initial_step"]["step_size"]
+            memory["took_last_step"] = any(move.fractions) and step_size > 0
             for part in move.parts:
                 eta = part.lr * step_size
                 self.direction.advance(part.parameters, part.gradients, part.states, eta, part.weight_decay, skip)
@@ -413,13 +415,14 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     def _shorten(self, watched: dict[str, float]) -> None:
         """Divide the step size by four, and say why."""
+        first = self.param_groups[0]["line_search"]["initial_step"]["step_size"] * self._fractions()[0]
         for group in self.param_groups:
             memory = group["line_search"]
             initial_step = self.initial_step.update(memory["initial_step"], Worsened(0.25))
             group["line_search"] = {**memory, "initial_step": initial_step}
         warnings.warn(
             f"The loss of the last {watched['steps']} steps, {watched['mean']:.4g} on average, is above the "
-            f"{watched['least']:.4g} that the run had reached. Steps of {self.param_groups[0]['step_size']:.1e} are "
+            f"{watched['least']:.4g} that the run had reached. Steps of {first:.1e} are "
             "too long for it now; those to come are a quarter of that.",
             stacklevel=4,
         )

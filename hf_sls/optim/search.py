@@ -131,7 +131,7 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
         return _cannot_search("no_slope", rules, move)
     path = Path(rules.direction, move.parts)
     with Trials(batch, path) as trials:
-        checks = check_replay(trials, move.memory["counts"]["searches"])
+        checks = check_replay(trials, move.memory["counts"])
         start = _start(rules, move, batch, path)
         if start.outcome is not None:
             return _cannot_search(start.outcome, rules, move, start.loss, start.slope, checks)
@@ -155,8 +155,7 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
 def _start(rules: Rules, move: Move, batch: Batch, path: Path) -> _Start:
     """Fold the gradients into the moments, go ahead along the direction, and read loss and slopes in one go."""
     rule, memory = rules.initial_step, move.memory["initial_step"]
-    has_last_step = move.memory["has_found_a_step"] and any(group["step_size"] for group in move.groups)
-    hears_next = rule.needs_next_slope and has_last_step
+    hears_next = rule.needs_next_slope and move.memory["has_found_a_step"] and move.memory["took_last_step"]
     last_slope = path.last_slope() * batch.gradient_scale if hears_next else nan
     ahead = min(rule.start(memory), path.longest_without_copy or inf)
     slope_ahead = path.advance(ahead, batch.skip) * batch.gradient_scale
@@ -179,9 +178,10 @@ def _start(rules: Rules, move: Move, batch: Batch, path: Path) -> _Start:
 def _cannot_search(
     outcome: StepOutcome, rules: Rules, move: Move, loss: float = nan, slope: float = nan, checks: int = 0
 ) -> SearchReport:
-    """Let the cadence count the step, and report that there was nothing to try."""
+    """Let the cadence count the step, and report that there was nothing to try; NaN leaves the moments as they are."""
     cadence = rules.cadence.update(move.memory["cadence"], NotSearched())
-    move.remember({**move.memory, "cadence": cadence}, 0.0)
+    took_last_step = outcome == "non_finite" and move.memory["took_last_step"]
+    move.remember({**move.memory, "cadence": cadence, "took_last_step": took_last_step}, 0.0)
     return SearchReport(outcome, 0.0, loss=loss, slope=slope, checks=checks)
 
 
@@ -190,6 +190,7 @@ def _learn(rules: Rules, move: Move, start: _Start, result: SearchResult, checks
     event = Searched(start.loss, start.slope, result)
     memory = {
         **move.memory,
+        "took_last_step": event.accepted and any(move.fractions),
         "criterion": rules.criterion.update(move.memory["criterion"], event),
         "initial_step": rules.initial_step.update(start.initial_step, event),
         "cadence": rules.cadence.update(move.memory["cadence"], event),

@@ -52,13 +52,12 @@ def mean_of_evaluations(evaluate: Callable[[], Tensor | float], like: Tensor) ->
     """
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return evaluate()
-    loss: Tensor | float = 0.0
-    failure: Exception | None = None
+    loss, failure = torch.zeros_like(like, requires_grad=False), None
     try:
-        loss = evaluate()
+        loss = torch.as_tensor(evaluate()).detach().to(like).reshape(())
     except Exception as error:
         failure = error
-    total = torch.stack([torch.as_tensor(value).detach().to(like) for value in (loss, float(failure is not None))])
+    total = torch.stack([loss, torch.full_like(loss, failure is not None)])
     try:
         torch.distributed.all_reduce(total, async_op=True).wait(*([timedelta(minutes=1)] if failure else []))
         if total[1]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf
+from numbers import Real
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ def new_memory(rules: Rules, watch: Watch | None) -> Memory:
     """Return what a group remembers before the first step, under the key `line_search`."""
     return {
         "has_found_a_step": False,
+        "took_last_step": False,
         "with_gradients": False,
         "counts": dict.fromkeys(_EVENTS, 0) | {"loss_decrease": 0.0, "slope": 0.0, "criterion_ratio": 0.0},
         "criterion": rules.criterion.new_memory(),
@@ -56,7 +58,7 @@ def checked_groups(state_dict: Any, optimizer: Any, expected: Memory) -> list[di
             raise _Unfit(f"its param_groups are {state_dict['param_groups']!r}, not a list")
         groups = [_completed(group, expected["counts"]) for group in state_dict["param_groups"]]
         for group in groups:
-            _check_group(group, expected)
+            _check_group(group, expected, optimizer)
         _check_moments(state_dict["state"], groups, optimizer)
     except _Unfit as reason:
         raise ValueError(
@@ -66,39 +68,46 @@ def checked_groups(state_dict: Any, optimizer: Any, expected: Memory) -> list[di
     return groups
 
 
-def _check_group(group: dict[str, Any], expected: Memory) -> None:
+def _check_group(group: dict[str, Any], expected: Memory, optimizer: Any) -> None:
     if missing := [key for key in _OWN_KEYS if key not in group]:
         raise _Unfit(f"its groups have no {missing}")
     memory = group["line_search"]
     if _names(memory) != _names(expected):
-        raise _Unfit(f"its search memory is {_names(memory)}")
+        raise _Unfit(f"its search memory has the keys {_names(memory)}, not {_names(expected)}")
     for key in ("step_size", "lr", "weight_decay"):
         _check_number(key, float(group[key]) if _is_scalar(group[key]) else group[key], 0.0)
-    _check_numbers(memory, expected)
+    for name, new in expected.items():
+        _check_numbers({name: memory[name]}, {name: new}, bounded=_is_ours(getattr(optimizer, name, optimizer)))
     if not isinstance(group["params"], list) or any(type(key) not in (int, str) for key in group["params"]):
         raise _Unfit(f"its params are {group['params']!r}, not a list of numbers or names")
 
 
-def _check_numbers(memory: Memory, expected: Memory) -> None:
-    """Check each value of a memory beside that of a new one."""
+def _is_ours(rule: Any) -> bool:
+    """Whether the memory and the moments of a rule are known here, and not those of a rule of the user's own."""
+    return type(rule).__module__.startswith(__name__.rpartition(".")[0]) or isinstance(rule, torch.optim.Optimizer)
+
+
+def _check_numbers(memory: Memory, expected: Memory, bounded: bool) -> None:
+    """Check each value of a memory beside that of a new one; by its bounds too, if they are known."""
     for name, new in expected.items():
         value = memory[name]
         if isinstance(new, dict):
-            _check_numbers(value, new)
+            _check_numbers(value, new, bounded)
         elif isinstance(new, bool):
             if not isinstance(value, bool):
                 raise _Unfit(f"its {name} is {value!r}, where True or False is needed")
         else:
-            _check_number(name, value, new)
+            _check_number(name, value, new, bounded)
 
 
-def _check_number(name: str, value: Any, new: float) -> None:
+def _check_number(name: str, value: Any, new: float, bounded: bool = True) -> None:
     """Check a number beside that of a new memory: an integer is a count, which never falls below its first value."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if not isinstance(value, Real) or isinstance(value, bool):
         raise _Unfit(f"its {name} is {value!r}, where a number is needed")
-    least = new if isinstance(new, int) else 0.0 if name in _NOT_NEGATIVE else -inf
+    number = float(value)
+    least = -inf if not bounded else new if isinstance(new, int) else 0.0 if name in _NOT_NEGATIVE else -inf
     most = LARGEST if name in ("step_size", "lr", "weight_decay") else inf
-    if not least <= value <= most or (abs(value) == inf and value != new):
+    if not least <= number <= most or (abs(number) == inf and number != new):
         allowed = "finite" if least == -inf else "finite and not negative" if not new else f"at least {new}"
         raise _Unfit(f"its {name} is {value}, where a number that is {allowed} is needed")
 
@@ -113,7 +122,7 @@ def _check_moments(state: dict[Any, Any], groups: list[dict[str, Any]], optimize
     if [len(group["params"]) for group in groups] != [len(group["params"]) for group in optimizer.param_groups]:
         return  # torch says so
     keys = [key for group in groups for key in group["params"]]
-    if len(set(keys)) < len(keys) or (foreign := [key for key in state if key not in keys]):
+    if len(set(keys)) < len(keys) or (foreign := [key for key in state if key not in set(keys)]):
         raise _Unfit(
             f"its params are {keys}" + (f", and its state has {foreign}" if len(set(keys)) == len(keys) else "")
         )
@@ -134,8 +143,12 @@ def _check_moments(state: dict[Any, Any], groups: list[dict[str, Any]], optimize
         names = own.get("param_names", [])
         for position, (key, new_moments) in enumerate(zip(group["params"], expected_moments)):
             called = repr(names[position]) if position < len(names) else f"number {position}"
-            for name, value in state.get(key, {}).items():
-                _check_moment(f"{name} of parameter {called}", value, new_moments[name], name in _NEVER_NEGATIVE)
+            moments = state.get(key, {})
+            if moments and moments.keys() != new_moments.keys():
+                raise _Unfit(f"the moments of parameter {called} are {list(moments)}, not {list(new_moments)}")
+            for name, value in moments.items():
+                not_negative = _is_ours(optimizer.direction) and name in _NEVER_NEGATIVE
+                _check_moment(f"{name} of parameter {called}", value, new_moments[name], not_negative)
 
 
 def _check_moment(called: str, value: Any, expected: Tensor, not_negative: bool) -> None:
@@ -143,7 +156,9 @@ def _check_moment(called: str, value: Any, expected: Tensor, not_negative: bool)
         raise _Unfit(f"{called} is {value!r}, not a tensor")
     if value.shape != expected.shape:
         raise _Unfit(f"{called} has the shape {tuple(value.shape)}, not {tuple(expected.shape)}")
-    if not value.is_floating_point() or (not expected.dim() and value.dtype != expected.dtype):
+    if expected.is_floating_point() and (
+        not value.is_floating_point() or (not expected.dim() and value.dtype != expected.dtype)
+    ):
         raise _Unfit(f"{called} has the dtype {value.dtype}, not {expected.dtype}")
     if value.layout != torch.strided or value.device.type == "meta":
         raise _Unfit(f"{called} has the layout {value.layout} on {value.device}, where a dense tensor is needed")

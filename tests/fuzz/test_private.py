@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from transformers import TrainingArguments
 
 from hf_sls import SLSTrainer, SLSTrainingArguments
+from hf_sls.private import public_copy, without_paths, without_secrets
 
 from ..conftest import classification_rows, tiny_bert
 
@@ -115,7 +116,7 @@ def card_of(trainer: SLSTrainer, **settings: Any) -> str:
 def test_saved_arguments_hold_no_secret(value: Any, where: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     args = MoreArguments(str(tmp_path_factory.getbasetemp()), use_cpu=True, report_to=[])
     setattr(args, where, value)
-    assert SECRET.encode() not in saved(args)
+    assert SECRET.encode() not in saved(public_copy(args))
     assert getattr(args, where) is value
 
 
@@ -138,3 +139,23 @@ def test_what_is_no_secret_is_kept(value: Any, tmp_path_factory: pytest.TempPath
     again = torch.load(buffer, weights_only=False)
     assert again.model_init_kwargs == value
     assert isinstance(again, TrainingArguments)
+
+
+@pytest.mark.parametrize(
+    "text", ["runs/hf_sls_sst2_adam_baseline", "sk-learn-baseline-features", "a basic classifier of texts", "/"]
+)
+def test_a_text_that_looks_a_little_like_a_secret_stays(text: str) -> None:
+    assert without_secrets({"output_dir": text}) == {"output_dir": text}
+    assert without_paths(text) == text
+
+
+def test_an_object_may_contain_itself_or_have_slots() -> None:
+    @dataclasses.dataclass(slots=True, frozen=True)
+    class Slotted:
+        token: str | None = "secret"
+
+    around = SimpleNamespace(api_key="secret")
+    around.itself = around
+    found = without_secrets({"slotted": Slotted(), "around": around})
+    assert found["around"].api_key is None
+    assert found["slotted"] == Slotted(token=None)

@@ -853,3 +853,67 @@ def test_a_step_that_moved_nothing_has_a_step_size_of_zero(name: str) -> None:
         assert optimizer.last_report.step_size == 0.0
         assert optimizer.last_step_sizes == [0.0] * len(optimizer.param_groups)
     assert optimizer.counts["skipped_steps"] == 3
+
+
+class CountingDown:
+    """A cadence of a user: its memory falls, and may be negative."""
+
+    def new_memory(self) -> dict[str, float]:
+        return {"left": 2, "slow": 0.0}
+
+    def due(self, memory: dict[str, float]) -> bool:
+        return memory["left"] > 0
+
+    def update(self, memory: dict[str, float], event: Any) -> dict[str, float]:
+        return {"left": memory["left"] - 1, "slow": memory["slow"] - 1.0}
+
+
+def test_the_memory_of_a_rule_of_ones_own_has_no_bounds() -> None:
+    model = Network()
+    first, second = (
+        LineSearchOptimizer(model.parameters(), direction=Adam(), cadence=CountingDown()) for _ in range(2)
+    )
+    for closure in model.closures(5):
+        first.step(closure)
+    first.param_groups[0]["lr"] = np.float32(0.5)
+    second.load_state_dict(first.state_dict())
+    assert second.param_groups[0]["line_search"]["cadence"] == {"left": -3, "slow": -5.0}
+    state = first.state_dict()
+    state["param_groups"][0]["line_search"]["cadence"]["left"] = math.nan
+    with pytest.raises(ValueError, match="its left is nan"):
+        second.load_state_dict(state)
+
+
+def test_the_next_batch_judges_the_last_step_after_batches_that_are_nan() -> None:
+    """They move neither the parameters nor the moments, so the run is that without them."""
+    models = Network(), Network()
+    step_sizes = []
+    for model, broken in zip(models, (False, True)):
+        optimizer = create_optimizer("adam_sls", model.parameters())
+        found = []
+        for step, closure in enumerate(model.closures(12)):
+            for _ in range(2 if broken and step == 6 else 0):
+                optimizer.step(lambda model=model: next(model.closures(1))() * math.nan)
+                assert optimizer.param_groups[0]["step_size"] == 0.0
+            optimizer.step(closure)
+            found.append(optimizer.param_groups[0]["step_size"])
+        step_sizes.append(found)
+    assert step_sizes[0] == pytest.approx(step_sizes[1], rel=1e-12)
+
+
+def test_a_loss_that_needs_gradients_is_found_out_after_a_first_batch_that_is_nan() -> None:
+    w = nn.Parameter(torch.tensor([1.0, 2.0]))
+    factor = math.nan
+
+    def closure() -> Tensor:
+        loss = w.pow(4).sum()
+        (gradient,) = torch.autograd.grad(loss, w, create_graph=True)
+        return factor * (loss + gradient.square().sum())
+
+    optimizer = create_optimizer("adam_sls", [w])
+    optimizer.step(closure)
+    factor = 1.0
+    for _ in range(4):
+        optimizer.step(closure)
+    assert optimizer.counts["accepted"] == 4
+    assert optimizer.counts["checks"] == 2
