@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from packaging.version import Version
 
 from hf_sls.optim import LineSearchOptimizer
 
@@ -41,6 +42,8 @@ def trajectory(problem: str, member: str) -> dict[str, list[float]]:
 @pytest.mark.parametrize("member", MEMBERS)
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_the_trajectory_is_the_stored_one(problem: str, member: str) -> None:
+    if problem == "transformer" and Version(torch.__version__) < Version("2.11"):
+        pytest.skip("torch 2.6 initializes nn.TransformerEncoderLayer otherwise")
     stored = json.loads(STORED.read_text())[problem][member]
     found = trajectory(problem, member)
     assert found["loss"] == pytest.approx(stored["loss"], rel=1e-9, abs=1e-15)
