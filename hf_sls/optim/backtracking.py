@@ -89,9 +89,10 @@ class Backtracking:
 
 def _parabola_crossing(step_size: float, trial_loss: float, line: Line, loss: float, slope: float) -> float:
     """Return where `f - s eta + q eta^2`, `q` such that it passes the rejected trial, meets the line `a - b eta`."""
-    curvature = (trial_loss - loss + slope * step_size) / step_size**2
+    curvature = (trial_loss - loss + slope * step_size) / step_size / step_size
     if not 0 < curvature < float("inf"):
         return 0.0
     excess_rate = slope - line.rate
     margin = line.intercept - loss
-    return (excess_rate + (excess_rate**2 + 4 * curvature * margin) ** 0.5) / (2 * curvature)
+    discriminant = max(excess_rate * excess_rate + 4 * curvature * margin, 0.0)  # below 0 they do not meet
+    return (excess_rate + discriminant**0.5) / (2 * curvature)

@@ -52,10 +52,10 @@ def checked_groups(state_dict: Any, optimizer: Any, expected: Memory) -> list[di
     try:
         if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= state_dict.keys():
             raise _Unfit("it has no state and param_groups")
-        if not isinstance(state_dict["state"], dict) or not state_dict["param_groups"]:
-            raise _Unfit("its state or its param_groups are empty")
         if not isinstance(state_dict["param_groups"], list):
             raise _Unfit(f"its param_groups are {state_dict['param_groups']!r}, not a list")
+        if not isinstance(state_dict["state"], dict) or not state_dict["param_groups"]:
+            raise _Unfit("its state or its param_groups are empty")
         groups = [_completed(group, expected["counts"]) for group in state_dict["param_groups"]]
         for group in groups:
             _check_group(group, expected, optimizer)

@@ -147,7 +147,7 @@ def test_a_changed_state_is_refused_or_trains_on(mutation: tuple[str, int, int, 
         return
     if equal(state, source.state_dict()):
         return
-    if path[-1] == "counts" and value == {}:  # counts that a version did not keep start from zero
+    if path[-1:] == ("counts",) and value == {}:  # counts that a version did not keep start from zero
         return
     never_moved = len(path) > 1 and path[0] == "state" and not state["state"].get(path[1])
     renamed = path[-2:-1] == ("params",) and isinstance(value, str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from functools import partial
@@ -579,3 +580,18 @@ def test_a_start_far_above_the_last_step_is_as_exact_as_any(last: float) -> None
     assert step_size > 1e-3
     for parameter, old in zip(model.parameters(), before):
         torch.testing.assert_close(parameter.detach(), old - step_size * parameter.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_a_parabola_that_never_meets_the_line_shrinks_the_step_all_the_same() -> None:
+    """Under an averaged rise the line of `Smoothed` starts below the loss; `1 - eta + 50 eta^2` stays above it."""
+    line = Smoothed(c=0.5, smoothing=0.9).line(1.0, 1.0, {"decrease": -0.01, "slope": 0.0})
+    assert line.intercept < 1.0
+    rule, tried = Backtracking(shrink=0.5, max_trials=5, interpolate=True), []
+
+    def phi(step_size: float) -> float:
+        tried.append(step_size)
+        return 1 - step_size + 50 * step_size**2
+
+    result = rule.search(phi, line, loss=1.0, slope=1.0, step_size=1.0)
+    assert result.outcome == "exhausted"
+    assert all(0.1 * last <= step <= 0.5 * last for last, step in itertools.pairwise(tried))
