@@ -26,9 +26,8 @@ class LossClosure:
 
     Record each micro-batch as you evaluate it for the gradient. Calling the closure then evaluates all of them again at
     the current parameters, each from the random state and the buffers of its first evaluation, under the same autocast.
-    Afterwards the buffers
-    (BatchNorm statistics) and frozen parameters that a forward pass updates (an EMA teacher) are as they were before
-    the call.
+    Afterwards the buffers (BatchNorm statistics) and frozen parameters that a forward pass updates (an EMA teacher) are
+    as they were before the call.
 
         >>> model = torch.nn.Sequential(torch.nn.Linear(3, 1), torch.nn.Dropout(0.5))
         >>> inputs = torch.randn(4, 3)

@@ -19,6 +19,8 @@ import torch.distributed
 from accelerate.utils.memory import should_reduce_batch_size
 from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
 
+from .optim.sharding import are_several_processes
+
 _POLL_SECONDS = 1.0
 _GRACE_SECONDS = 5.0
 """How long a process has to fail or finish by itself after another one failed."""
@@ -62,8 +64,7 @@ def ending_together(auto_find_batch_size: bool = False) -> Iterator[None]:
         ProcessFailedError: a collective call failed because another process had ended, or this process ran out of
             memory under `auto_find_batch_size` and another one did not.
     """
-    several = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
-    store = _get_default_store() if several else None
+    store = _get_default_store() if are_several_processes() else None
     if store is None:
         yield
         return

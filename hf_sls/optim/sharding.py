@@ -27,9 +27,14 @@ def shard_groups(tensor: Tensor) -> ShardGroups:
     return tuple(tensor.device_mesh.get_group(axis) for axis, kind in enumerate(tensor.placements) if kind.is_shard())
 
 
+def are_several_processes() -> bool:
+    """Whether this process is one of several."""
+    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+
+
 def mean_over_processes(loss: Tensor | float, device: torch.device) -> Tensor | float:
     """Return the mean of a scalar over all processes; itself where there are not several. A collective call."""
-    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+    if not are_several_processes():
         return loss
     mean = torch.as_tensor(loss, device=device).detach().clone()
     torch.distributed.all_reduce(mean)
@@ -50,7 +55,7 @@ def mean_of_evaluations(evaluate: Callable[[], Tensor | float], like: Tensor) ->
     Raises:
         RuntimeError: `evaluate` failed on another process; the message is that of the first that did.
     """
-    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+    if not are_several_processes():
         return evaluate()
     loss, failure = torch.zeros_like(like, requires_grad=False), None
     try:

@@ -15,7 +15,7 @@ from .watch import Watch
 
 _OWN_KEYS = ("params", "lr", "weight_decay", "step_size", "line_search")
 _NOT_NEGATIVE = ("step_size", "lr", "weight_decay", "slow", "fast", "squares", "least_variance", "Q")
-_NEVER_NEGATIVE = ("step", "exp_avg_sq", "max_exp_avg_sq", "sum")
+_NOT_NEGATIVE_MOMENTS = ("step", "exp_avg_sq", "max_exp_avg_sq", "sum")
 _EVENTS = ("steps", "searches", "accepted", "trials", "checks", "backtracks", "skipped_steps")
 """What is counted. The sums beside the counts may be negative: a loss may rise within the tolerance of a criterion."""
 
@@ -122,10 +122,10 @@ def _check_moments(state: dict[Any, Any], groups: list[dict[str, Any]], optimize
     if [len(group["params"]) for group in groups] != [len(group["params"]) for group in optimizer.param_groups]:
         return  # torch says so
     keys = [key for group in groups for key in group["params"]]
-    if len(set(keys)) < len(keys) or (foreign := [key for key in state if key not in set(keys)]):
-        raise _Unfit(
-            f"its params are {keys}" + (f", and its state has {foreign}" if len(set(keys)) == len(keys) else "")
-        )
+    if len(known_keys := set(keys)) < len(keys):
+        raise _Unfit(f"its params are {keys}")
+    if foreign := [key for key in state if key not in known_keys]:
+        raise _Unfit(f"its params are {keys}, and its state has {foreign}")
     layers = [[group.get("layer") for group in each] for each in (groups, optimizer.param_groups)]
     if layers[0] != layers[1]:
         raise _Unfit(f"its groups are of the layers {layers[0]}, not {layers[1]}")
@@ -147,7 +147,7 @@ def _check_moments(state: dict[Any, Any], groups: list[dict[str, Any]], optimize
             if moments and moments.keys() != new_moments.keys():
                 raise _Unfit(f"the moments of parameter {called} are {list(moments)}, not {list(new_moments)}")
             for name, value in moments.items():
-                not_negative = _is_ours(optimizer.direction) and name in _NEVER_NEGATIVE
+                not_negative = _is_ours(optimizer.direction) and name in _NOT_NEGATIVE_MOMENTS
                 _check_moment(f"{name} of parameter {called}", value, new_moments[name], not_negative)
 
 
