@@ -14,7 +14,6 @@ Memory = dict[str, float]
 _MOMENTUM_STEPS = 10
 """For how many steps a momentum that decays by 0.9 keeps its direction, 1 / (1 - 0.9)."""
 
-
 class InitialStep:
     """Picks the first step size that a search tries. A frozen rule; its memory is plain numbers.
 
@@ -151,11 +150,11 @@ class Wolfe(InitialStep):
         A <= 0:       eta := eta / growth^(narrowing^n), n := n + 1     too long for them
         rejected:     eta := max(accepted step, eta / 2), n := n + 1    too long for its own batch
 
-    Of ten rejected steps in a row only the first counts, because the momentum keeps to the direction that was too steep
-    for about as long. The next batch does not judge a rejected step, which was not of size eta. After `refusals`
-    refusals, and a step that was not rejected, the step size is settled: it is held, a schedule may scale it, and no
-    step is searched any more. Until then every step is searched and taken whole, so the search is a warm-up as well.
-    The first search starts where the slope predicts that a small part of the loss, `init_decrease`, goes.
+    The momentum keeps to a direction that was too steep for about ten steps, so that the ten after a rejected one tell
+    nothing new: they are searched and not judged. After `refusals` refusals the step size is settled: it is held, a
+    schedule may scale it, and no step is searched any more. Until then every step is searched and taken whole, so the
+    search is a warm-up as well. The first search starts where the slope predicts that a small part of the loss,
+    `init_decrease`, goes.
 
     The slope needs no forward pass and is no difference of two losses, so it says the same in any precision. Where
     noise alone decides its sign, growth and shrinking balance and the search ends near its start. It fails where that
@@ -177,7 +176,7 @@ class Wolfe(InitialStep):
     init_step_size: float = 0.1
     growth: float = 1.3
     narrowing: float = 0.5
-    refusals: int = 5
+    refusals: int = 3
     init_decrease: float = 0.03
     needs_next_slope: ClassVar[bool] = True
     whole_steps: ClassVar[bool] = True
@@ -190,7 +189,7 @@ class Wolfe(InitialStep):
         check_range("init_decrease", self.init_decrease, low=0.0, high=1.0, include_low=False)
 
     def new_memory(self) -> Memory:
-        return {"step_size": 0.0, "searches": 0, "refusals": 0, "rejected_in_a_row": 0, "next_slope": 0.0}
+        return {"step_size": 0.0, "searches": 0, "refusals": 0, "unjudged_steps": 0, "next_slope": 0.0}
 
     def start(self, memory: Memory, loss: float = nan, slope: float = nan) -> float:
         if isnan(slope):
@@ -200,12 +199,12 @@ class Wolfe(InitialStep):
         return min(self.init_step_size, self.init_decrease * abs(loss) / slope) if loss else self.init_step_size
 
     def settled(self, memory: Memory) -> bool:
-        return memory["refusals"] >= self.refusals and not memory["rejected_in_a_row"]
+        return memory["refusals"] >= self.refusals
 
     def update(self, memory: Memory, event: Event) -> Memory:
         match event:
-            case NextSlope(slope=slope) if memory["searches"] and not memory["rejected_in_a_row"]:
-                return self._judged_by_next_batch(memory, slope)
+            case NextSlope(slope=slope) if memory["searches"]:
+                return self._judged_by_next_batch({**memory, "next_slope": (memory["next_slope"] + slope) / 2})
             case Searched(result=result) if memory["searches"]:
                 return self._judged_by_own_batch(memory, result)
             case Searched(result=result) if result.outcome == "accepted":
@@ -214,19 +213,17 @@ class Wolfe(InitialStep):
                 return super().update(memory, event)
         return memory
 
-    def _judged_by_next_batch(self, memory: Memory, slope: float) -> Memory:
-        average = (memory["next_slope"] + slope) / 2
+    def _judged_by_next_batch(self, memory: Memory) -> Memory:
+        if memory["unjudged_steps"]:
+            return {**memory, "unjudged_steps": memory["unjudged_steps"] - 1}
         stride = self.growth ** (self.narrowing ** memory["refusals"])
-        if average > 0:
-            return {**memory, "next_slope": average, "step_size": memory["step_size"] * stride}
-        shorter, refusals = memory["step_size"] / stride, memory["refusals"] + 1
-        return {**memory, "next_slope": average, "step_size": shorter, "refusals": refusals}
+        if memory["next_slope"] > 0:
+            return {**memory, "step_size": memory["step_size"] * stride}
+        return {**memory, "step_size": memory["step_size"] / stride, "refusals": memory["refusals"] + 1}
 
     def _judged_by_own_batch(self, memory: Memory, result: SearchResult) -> Memory:
         memory = {**memory, "searches": memory["searches"] + (result.outcome == "accepted")}
-        if not result.backtracks:
-            return {**memory, "rejected_in_a_row": 0}
-        in_a_row, step_size, refusals = memory["rejected_in_a_row"], memory["step_size"], memory["refusals"]
-        if in_a_row % _MOMENTUM_STEPS == 0:
-            step_size, refusals = max(result.step_size, step_size / 2), refusals + 1
-        return {**memory, "rejected_in_a_row": in_a_row + 1, "step_size": step_size, "refusals": refusals}
+        if not result.backtracks or memory["unjudged_steps"]:
+            return memory
+        step_size = max(result.step_size, memory["step_size"] / 2)
+        return {**memory, "step_size": step_size, "refusals": memory["refusals"] + 1, "unjudged_steps": _MOMENTUM_STEPS}

@@ -257,7 +257,7 @@ def test_the_bracket_of_a_quadratic_is_at_its_minimum(curvature: float, growth: 
         steps.append(rule.start(memory, 12.5 * curvature, slope))
         memory = rule.update(memory, searched(steps[-1], 1))
     assert steps[0] == pytest.approx(0.03 * 0.5 / curvature)
-    assert growth**-0.3 <= memory["step_size"] * curvature <= growth**0.1
+    assert growth**-0.6 <= memory["step_size"] * curvature <= growth**0.2
     assert rule.update(memory, NotSearched()) == memory
 
 
@@ -292,17 +292,18 @@ def test_each_refusal_halves_the_exponent_of_growth_and_a_rejected_step_is_halve
     assert (mild["step_size"], mild["refusals"]) == (pytest.approx(0.7 * expected), 3)
     severe = rule.update(memory, searched(0.01 * expected, 3))
     assert (severe["step_size"], severe["refusals"]) == (pytest.approx(0.5 * expected), 3)
-    assert rule.update(severe, NextSlope(1.0)) == rule.update(severe, NextSlope(-1.0)) == severe
-    in_a_row = severe
-    for count in range(2, 11):
-        in_a_row = rule.update(in_a_row, searched(0.01 * expected, 3))
-        assert in_a_row == {**severe, "searches": severe["searches"] + count - 1, "rejected_in_a_row": count}
-    eleventh = rule.update(in_a_row, searched(0.01 * expected, 3))
-    assert (eleventh["step_size"], eleventh["refusals"]) == (pytest.approx(0.25 * expected), 4)
-    assert not rule.settled(eleventh)
-    passed = rule.update(eleventh, searched(0.25 * expected, 1))
-    assert rule.settled(passed)
-    assert rule.update(passed, Worsened(0.25))["step_size"] == pytest.approx(0.0625 * expected)
+    assert not rule.settled(severe)
+    memory = severe
+    for _ in range(10):  # the momentum keeps its direction
+        memory = rule.update(memory, searched(0.01 * expected, 3))
+        memory = rule.update(memory, NextSlope(-1.0))
+        assert (memory["step_size"], memory["refusals"]) == (severe["step_size"], 3)
+    longer = rule.update(rule.update(memory, searched(0.5 * expected, 1)), NextSlope(9.0))
+    assert (longer["step_size"], longer["refusals"]) == (pytest.approx(0.5 * 1.3**0.125 * expected), 3)
+    again = rule.update(memory, searched(0.3 * expected, 2))
+    assert (again["step_size"], again["refusals"]) == (pytest.approx(0.3 * expected), 4)
+    assert rule.settled(again)
+    assert rule.update(again, Worsened(0.25))["step_size"] == pytest.approx(0.075 * expected)
 
 
 def test_the_slope_of_the_next_batch_is_that_of_its_gradient_along_the_last_update() -> None:
