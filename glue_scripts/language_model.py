@@ -98,6 +98,7 @@ def load_language_model(arguments: ModelArguments) -> tuple[Any, Any]:
 
     Raises:
         OSError: `model_name_or_path` is not a directory with a model, and cannot be fetched from the Hub.
+        ValueError: the model lacks weights.
     """
     source: dict[str, Any] = {"revision": arguments.model_revision}
     settings: dict[str, Any] = {"attn_implementation": arguments.attn_implementation}
@@ -109,14 +110,19 @@ def load_language_model(arguments: ModelArguments) -> tuple[Any, Any]:
         settings["quantization_config"] = quantization
     try:
         tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path, **source)
-        model = AutoModelForCausalLM.from_pretrained(
-            arguments.model_name_or_path, dtype=arguments.dtype, **source, **settings
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            arguments.model_name_or_path, dtype=arguments.dtype, output_loading_info=True, **source, **settings
         )
     except OSError as error:
         raise OSError(
             f"model_name_or_path={arguments.model_name_or_path!r} is not a directory with a model, and cannot be "
             f"fetched from the Hub: {error}"
         ) from error
+    if loading["missing_keys"]:
+        raise ValueError(
+            f"model_name_or_path={arguments.model_name_or_path!r} lacks the weights "
+            f"{', '.join(sorted(loading['missing_keys']))}: it is not a whole causal language model."
+        )
     if arguments.gguf_file is not None:
         model = _plain_copy(model, arguments.name_on_the_hub or "")
     return model, tokenizer

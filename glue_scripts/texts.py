@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import datasets
 from training_script import check_counts
@@ -100,9 +100,9 @@ def load_texts(
         if evaluate and arguments.dataset_test_split is not None:
             test = _split(source, arguments.dataset_test_split, "dataset_test_split")
     else:
-        train, test = _read(str(arguments.train_file), arguments.cache_dir), None
+        train, test = _read(str(arguments.train_file), text_column, arguments.cache_dir), None
         if evaluate and arguments.validation_file is not None:
-            test = _read(arguments.validation_file, arguments.cache_dir)
+            test = _read(arguments.validation_file, text_column, arguments.cache_dir)
     _check("training", train, text_column)
     if evaluate and test is None:
         if len(train) < 2:
@@ -143,11 +143,13 @@ def _split(source: datasets.DatasetDict, name: str, argument: str) -> datasets.D
     return source[name]
 
 
-def _read(name: str, cache_dir: str | None) -> datasets.Dataset:
+def _read(name: str, text_column: str, cache_dir: str | None) -> datasets.Dataset:
     builder = _BUILDERS[Path(name).suffix]
-    settings: dict[str, Any] = {"sample_by": "paragraph"} if builder == "text" else {}
     try:
-        return datasets.load_dataset(builder, data_files=name, split="train", cache_dir=cache_dir, **settings)
+        if builder == "text":
+            texts = re.split(r"\n\s*\n", Path(name).read_text(encoding="utf-8"))
+            return datasets.Dataset.from_dict({text_column: [text.strip() for text in texts if text.strip()]})
+        return datasets.load_dataset(builder, data_files=name, split="train", cache_dir=cache_dir)
     except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
         raise ValueError(f"{name} is empty or cannot be read as {builder}: {error.__cause__ or error}") from error
 

@@ -92,7 +92,8 @@ def draw_picture(trainer: LineSearchTrainerMixin, metric: str) -> str | None:
     if trainer.args.do_train and trainer.is_world_process_zero():
         try:
             plot_run(trainer.state.log_history, picture, metric=metric)
-            print(f"Loss, step size and {metric.removeprefix('eval_').replace('_', ' ')}: {picture}")
+            score = "evaluation loss" if metric == "eval_loss" else metric.removeprefix("eval_").replace("_", " ")
+            print(f"Loss, step size and {score}: {picture}")
         except ImportError as error:
             logger.warning(error)
     return picture.name if picture.is_file() else None

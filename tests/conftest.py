@@ -174,7 +174,7 @@ _CHATML = (
 
 
 def write_language_model(path: Path) -> Path:
-    """Write a Llama of two layers, 16 wide, with random weights, and a tokenizer of bytes with the template of ChatML."""
+    """Write a Llama of two layers, 16 wide, with random weights, and a tokenizer of bytes with a chat template."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
