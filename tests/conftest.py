@@ -191,6 +191,7 @@ def write_language_model(path: Path) -> Path:
         num_attention_heads=2,
         num_key_value_heads=1,
         tie_word_embeddings=True,
+        initializer_range=0.2,  # rows of about unit length, as in a trained model
         bos_token_id=None,
         eos_token_id=fast.eos_token_id,
         pad_token_id=fast.pad_token_id,
