@@ -50,7 +50,15 @@ def run(
 ) -> Callable[..., Path]:
     """Return a function that runs the script with some more arguments, and returns the output directory."""
 
-    def run(*more: str, output: str = "out", model: Path | None = language_model_dir, data: bool = True) -> Path:
+    def run(
+        *more: str,
+        output: str = "out",
+        model: Path | None = language_model_dir,
+        data: bool = True,
+        picture: bool = False,
+    ) -> Path:
+        if not picture:  # a second each
+            monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
         arguments = ["run_sft.py", "--output_dir", str(tmp_path / output), *QUICK, *QUIET]
         arguments += ["--model_name_or_path", str(model)] if model is not None else []
         arguments += ["--train_file", str(train_file)] if data else []
@@ -77,7 +85,7 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("how", [LORA, (*LORA, "--use_dora"), ALL_WEIGHTS], ids=["LoRA", "DoRA", "all weights"])
 def test_it_trains_and_writes_model_card_and_picture(how: Any, run: Any, language_model_dir: Path) -> None:
-    output = run(*how)
+    output = run(*how, picture=True)
     metrics = results(output)
     assert (metrics["train_samples"], metrics["eval_samples"]) == (18, 2)
     assert metrics["eval_perplexity"] == pytest.approx(math.exp(metrics["eval_loss"]))
