@@ -160,6 +160,21 @@ def test_the_losses_are_those_of_trl(
     assert "eval_loss" not in results(output)
 
 
+def test_the_evaluation_is_the_mean_loss_per_token(run: Any, language_model_dir: Path, train_file: Path) -> None:
+    output = run("--no_do_train", "--validation_file", str(train_file), "--max_eval_samples", "2")
+    model = LlamaForCausalLM.from_pretrained(language_model_dir).eval()
+    tokenizer = AutoTokenizer.from_pretrained(language_model_dir)
+    losses = []
+    for text in SPEECHES[:2]:
+        ids = torch.tensor(tokenizer(text + tokenizer.eos_token)["input_ids"][:32])
+        logits = model(ids[None]).logits[0, :-1].log_softmax(-1)
+        losses += (-logits.gather(1, ids[1:, None])).flatten().tolist()
+    mean = sum(losses) / len(losses)
+    assert results(output)["eval_loss"] == pytest.approx(mean, rel=1e-5)
+    assert results(output)["eval_perplexity"] == pytest.approx(math.exp(mean), rel=1e-4)
+    assert "train_loss" not in results(output)
+
+
 def test_bf16_weights(run: Any) -> None:
     output = run(*ALL_WEIGHTS, "--dtype", "bfloat16", "--max_steps", "1", "--no_do_eval")
     assert {value.dtype for value in weights(output).values()} == {torch.bfloat16}
