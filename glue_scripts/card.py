@@ -1,4 +1,4 @@
-"""The model card of a GLUE run: the data, the scores, and the command that repeats the run."""
+"""The model card of a run: the data, the scores, and the command that repeats the run."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def card_settings(
     base_model: str | None,
     scores: dict[str, dict[str, float]],
     max_eval_samples: int | None,
-    command: str,
-    picture: Path,
+    snippet: str,
+    picture: str | None,
 ) -> dict[str, Any]:
     """Return the arguments of `trainer.push_to_hub` and `trainer.create_model_card` for a GLUE run.
 
@@ -39,8 +39,8 @@ def card_settings(
         base_model: name on the Hub of the model that was fine-tuned, or `None`.
         scores: metrics of each evaluated split, by split; their names start with `eval`.
         max_eval_samples: number of examples evaluated, or `None` for all.
-        command: the command that repeats the run.
-        picture: the picture of the run, which need not exist.
+        snippet: Markdown that says how to repeat the run.
+        picture: file name of the picture of the run, or `None`.
     """
     name = f"GLUE {task.name.upper()}"
     return {
@@ -67,13 +67,13 @@ def card_settings(
             for metric, hub_name in _HUB_NAMES.items()
             if key.endswith(f"_{metric}")
         ],
-        "snippet": f"In a clone of hf_sls:\n\n```bash\n{command}\n```",
-        "picture": picture.name if picture.is_file() else None,
+        "snippet": snippet,
+        "picture": picture,
     }
 
 
-def repeating_command(parser: HfArgumentParser, script: str) -> str:
-    """Return the command line of this run, with the arguments that differ from their defaults.
+def how_to_repeat(parser: HfArgumentParser, script: str) -> str:
+    """Return Markdown with the command line of this run, with the arguments that differ from their defaults.
 
     Secrets and arguments without effect on the model are left out. Of a local path only the last part is kept.
     """
@@ -84,7 +84,8 @@ def repeating_command(parser: HfArgumentParser, script: str) -> str:
     defaults = vars(parser.parse_args([]))
     changed = publishable({name: value for name, value in given.items() if value != defaults[name]})
     words = [f"--{name} {_on_the_command_line(name, value)}" for name, value in changed.items()]
-    return " \\\n    ".join([f"python {script}", *words])
+    command = " \\\n    ".join([f"python {script}", *words])
+    return f"In a clone of hf_sls:\n\n```bash\n{command}\n```"
 
 
 def _on_the_command_line(name: str, value: Any) -> str:
@@ -92,5 +93,5 @@ def _on_the_command_line(name: str, value: Any) -> str:
         return shlex.quote(json.dumps(value))
     if isinstance(value, list):
         return shlex.join(map(str, value))
-    is_local = name.endswith(("_dir", "_path", "_name")) and Path(str(value)).exists()
+    is_local = name.endswith(("_dir", "_path", "_name", "_file")) and Path(str(value)).exists()
     return shlex.quote(Path(value).absolute().name if is_local else str(getattr(value, "value", value)))

@@ -20,10 +20,18 @@ from typing import Any
 
 import datasets
 import numpy as np
-import transformers
-from card import DEMO_MODEL, card_settings, repeating_command
+from card import DEMO_MODEL, card_settings, how_to_repeat
 from step_timer import StepTimer
 from tasks import TASKS, Task, get_task, load_task, official_metric
+from training_script import (
+    ScriptDefaults,
+    check_counts,
+    draw_picture,
+    read_arguments,
+    start,
+    train_and_save,
+    write_card,
+)
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -31,11 +39,9 @@ from transformers import (
     DataCollatorWithPadding,
     EvalPrediction,
     HfArgumentParser,
-    IntervalStrategy,
-    set_seed,
 )
 
-from hf_sls import HubError, SLSTrainer, SLSTrainingArguments, final_loss, plot_run
+from hf_sls import HubError, SLSTrainer, SLSTrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -91,43 +97,22 @@ class DataArguments:
                 raise ValueError(f"data_dir={self.data_dir!r} needs a task_name: {', '.join(TASKS)}.")
             self.task_name, self.data_dir = "sst2", str(SST2_SAMPLE)
         get_task(self.task_name)
-        for name in ("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} is not allowed: an integer of at least 1 is needed.")
+        check_counts(self, "max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples")
 
 
 @dataclass
-class GlueTrainingArguments(SLSTrainingArguments):
+class GlueTrainingArguments(ScriptDefaults, SLSTrainingArguments):
     """`SLSTrainingArguments` with the epochs and the batch size of the papers, which log every step."""
 
-    output_dir: str = field(default="out", metadata={"help": "Directory for the model and the results."})
-    do_train: bool = field(default=True, metadata={"help": "Whether to train."})
-    do_eval: bool = field(default=True, metadata={"help": "Whether to evaluate on the validation split."})
-    eval_strategy: IntervalStrategy | str = field(
-        default="epoch", metadata={"help": "When to evaluate during training."}
-    )
     num_train_epochs: float = field(default=5.0, metadata={"help": "Number of training epochs."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Examples per training batch and device."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples per evaluation batch and device."})
-    logging_steps: float = field(default=1, metadata={"help": "Steps between two logs."})
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Whether to leave NaN and infinite losses out of the log."}
-    )
-
-    def __post_init__(self) -> None:
-        if not self.do_eval:
-            self.eval_strategy = "no"
-        super().__post_init__()
 
 
 def main(trainer_class: type[SLSTrainer] = SLSTrainer) -> None:
     """Run the script."""
-    model_args, data_args, args = parse_arguments()
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
-    logger.setLevel(args.get_process_log_level())
-    transformers.utils.logging.set_verbosity(args.get_process_log_level())
-    set_seed(args.seed)
+    model_args, data_args, args = read_arguments(argument_parser())
+    start(args, logger)
 
     # 1. Data
     task = get_task(data_args.task_name)
@@ -162,15 +147,7 @@ def main(trainer_class: type[SLSTrainer] = SLSTrainer) -> None:
 
     # 5. Training
     if args.do_train:
-        assert train_rows is not None
-        result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(args))
-        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        metrics = {**result.metrics, "train_samples": len(train_rows), "final_train_loss": final_loss(losses)}
-        metrics["train_step_seconds"] = timer.seconds
-        trainer.save_model()
-        trainer.log_metrics("train", metrics)
-        trainer.save_metrics("train", metrics)
-        trainer.save_state()
+        train_and_save(trainer, timer)
 
     # 6. Evaluation
     scores: dict[str, dict[str, float]] = {}
@@ -184,13 +161,7 @@ def main(trainer_class: type[SLSTrainer] = SLSTrainer) -> None:
         trainer.save_metrics("eval", metrics)
 
     # 7. Picture
-    picture = Path(args.output_dir) / "run.png"
-    if args.do_train and trainer.is_world_process_zero():
-        try:
-            plot_run(trainer.state.log_history, picture, metric=f"eval_{task.headline}")
-            print(f"Loss, step size and {task.headline}: {picture}")
-        except ImportError as error:
-            logger.warning(error)
+    picture = draw_picture(trainer, f"eval_{task.headline}")
 
     # 8. Prediction
     for split, rows in test_rows.items():
@@ -199,25 +170,14 @@ def main(trainer_class: type[SLSTrainer] = SLSTrainer) -> None:
             write_predictions(Path(args.output_dir) / f"predict_{task.name}_{split}.tsv", task, predictions)
 
     # 9. Model card and Hub
-    command = repeating_command(argument_parser(), "glue_scripts/run_glue.py")
-    card = card_settings(task, model_args.name_on_the_hub, scores, data_args.max_eval_samples, command, picture)
-    if args.push_to_hub:
-        trainer.push_to_hub(**card)
-    else:
-        trainer.create_model_card(**card)
+    snippet = how_to_repeat(argument_parser(), "glue_scripts/run_glue.py")
+    max_samples = data_args.max_eval_samples
+    write_card(trainer, card_settings(task, model_args.name_on_the_hub, scores, max_samples, snippet, picture))
 
 
 def argument_parser() -> HfArgumentParser:
     """Return the parser of the command line."""
     return HfArgumentParser((ModelArguments, DataArguments, GlueTrainingArguments))
-
-
-def parse_arguments() -> tuple[ModelArguments, DataArguments, GlueTrainingArguments]:
-    """Read the arguments from the command line, or from the JSON file that it names."""
-    parser = argument_parser()
-    if len(sys.argv) == 2 and sys.argv[1].endswith(".json"):
-        return parser.parse_json_file(json_file=sys.argv[1])
-    return parser.parse_args_into_dataclasses()
 
 
 def demo_model() -> str:
@@ -314,14 +274,6 @@ def metric_function(
         return metric(predicted(task, prediction.predictions), np.asarray(prediction.label_ids))
 
     return compute
-
-
-def checkpoint_to_resume(args: GlueTrainingArguments) -> str | bool | None:
-    """Return the value of `--resume_from_checkpoint` for `Trainer.train`: a path, or `True` for the last checkpoint."""
-    if args.resume_from_checkpoint is None:
-        return None
-    lowered = str(args.resume_from_checkpoint).lower()
-    return lowered == "true" if lowered in ("true", "false") else str(args.resume_from_checkpoint)
 
 
 def write_predictions(path: Path, task: Task, predictions: np.ndarray) -> None:

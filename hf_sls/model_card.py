@@ -59,7 +59,7 @@ def complete_card(
     source = getattr(getattr(trainer.model, "config", None), "_name_or_path", "") or ""
     if card.data.get("base_model") == source and Path(source).is_absolute():
         del card.data.base_model
-    text = _with_facts(card.text, trainer, source)
+    text = _with_facts(_with_names(card.text, path.parent.name), trainer, source)
     about: dict[str, Any] = {}
     if optimizer is not None:
         card.data.tags = list(dict.fromkeys([*(card.data.tags or []), "hf_sls"]))
@@ -142,13 +142,21 @@ def _with_line_search(card: str, optimizer: LineSearchOptimizer) -> str:
     return card
 
 
+def _with_names(card: str, name: str) -> str:
+    """Name what TRL calls None: a base model that is not on the Hub, and a model that is not there yet."""
+    card = card.replace("[None](https://huggingface.co/None)", "a local model")
+    return card.replace('model="None"', f'model="{name}"')
+
+
 def _with_facts(card: str, trainer: Trainer, source: str) -> str:
     """Add the number of examples, and name a model from a directory without its path, even one that has moved."""
     sizes = {"Training": trainer.train_dataset, "Evaluation": trainer.eval_dataset}
     facts = [f"{name}: {len(rows)} examples." for name, rows in sizes.items() if hasattr(rows, "__len__")]
     heading = "## Training and evaluation data\n\n"
-    if facts:
+    if facts and heading in card:
         card = card.replace(f"{heading}More information needed", heading + " ".join(facts))
+    elif facts:  # the card of TRL has no such section
+        card = card.replace("## Training procedure", f"{heading}{' '.join(facts)}\n\n## Training procedure", 1)
     if source and (Path(source).is_dir() or Path(source).is_absolute()):
         stock = rf"This model (was trained from scratch|is a fine-tuned version of \[{re.escape(source)}\]\(\S*\)) on"
         card = re.sub(stock, "This model is a fine-tuned local model, on", card)

@@ -91,6 +91,12 @@ AT_CREATION = (
         lambda trainer: getattr(trainer.args, "loss_type", None) == "dft",
     ),
     Refusal(
+        "use_weighting=True",
+        "TRL multiplies the loss by a detached weight, so its gradient is not that of its value",
+        "Leave it out",
+        lambda trainer: getattr(trainer.args, "use_weighting", False),
+    ),
+    Refusal(
         "Apex",
         "its backward cannot be turned off for a trial",
         "Use `bf16=True` or `fp16=True`",

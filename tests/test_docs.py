@@ -25,7 +25,7 @@ from transformers import AutoModelForSequenceClassification
 import hf_sls
 import hf_sls.optim
 
-from .conftest import classification_rows, tiny_bert
+from .conftest import classification_rows, tiny_bert, write_language_model
 from .glue import SCRIPTS
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +42,13 @@ def blocks(page: Path, parser: Any) -> tuple[Any, list[Any]]:
 @pytest.fixture
 def as_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(AutoModelForSequenceClassification, "from_pretrained", lambda name: tiny_bert())
+    stock = AutoModelForSequenceClassification.from_pretrained
+
+    def from_pretrained(name: str, **settings: Any) -> Any:
+        return stock(name, **settings) if Path(name).is_dir() else tiny_bert(**settings)
+
+    monkeypatch.setattr(AutoModelForSequenceClassification, "from_pretrained", from_pretrained)
+    write_language_model(tmp_path / "Qwen" / "Qwen3-0.6B")
     with patch.dict(os.environ, {"ACCELERATE_USE_CPU": "true"}):
         yield
 
@@ -54,6 +60,13 @@ def test_code_blocks_run(page: Path) -> None:
     document.namespace["train_dataset"] = classification_rows()
     for example in examples:
         example.evaluate()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_code_blocks_that_need_a_gpu_compile(page: Path) -> None:
+    _, examples = blocks(page, CodeBlockParser("py", PythonEvaluator()))
+    for example in examples:
+        compile(example.parsed, page.name, "exec")
 
 
 def before(diff: str) -> str:

@@ -413,6 +413,30 @@ def test_run_glue_ends_with_advice_when_the_push_fails(
     assert (tmp_path / "glue" / "model.safetensors").is_file()
 
 
+def test_run_sft_pushes_the_adapter(
+    hub: Hub, language_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("trl")
+    import run_sft
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CI", "true")  # no telemetry
+    Path("tiny").symlink_to(language_model_dir)
+    Path("speeches.txt").write_text("\n\n".join(f"Speak, {i}." for i in range(8)))
+    where = ["--train_file", "speeches.txt", "--model_name_or_path", "tiny", "--output_dir", "sft"]
+    short = ["--max_steps", "2", "--use_cpu", "true", "--report_to", "none", "--disable_tqdm", "true"]
+    monkeypatch.setattr(sys, "argv", ["run_sft.py", *where, *short, "--push_to_hub", "--hub_token", WRITER])
+    run_sft.main()
+    assert {"README.md", "adapter_model.safetensors", "tokenizer.json", "run.png"} <= set(hub.files("alice/sft"))
+    card = ModelCard(hub.files("alice/sft")["README.md"].decode())
+    metrics = json.loads(Path("sft/all_results.json").read_text())
+    results = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert results == {"loss": metrics["eval_loss"], "perplexity": metrics["eval_perplexity"]}
+    assert 'model="alice/sft"' in card.text
+    assert "a fine-tuned version of a local model" in card.text
+    assert not re.search(f"hf_[a-z]{{30}}|{tmp_path}|{language_model_dir}", card.content)
+
+
 def test_a_card_publishes_no_secret(tmp_path: Path) -> None:
     """However a field is named or nested, and no path of the machine; tokens of a tokenizer are no secret."""
 

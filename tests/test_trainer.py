@@ -617,6 +617,7 @@ REFUSED: dict[str, Callable[[Any], None]] = {
     "FSDP1": lambda trainer: setattr(trainer, "is_fsdp_enabled", True),
     "nn.DataParallel": lambda trainer: setattr(trainer.args, "_n_gpu", 2),
     "loss_type='dft'": lambda trainer: setattr(trainer.args, "loss_type", "dft"),
+    "use_weighting=True": lambda trainer: setattr(trainer.args, "use_weighting", True),
 }
 
 
