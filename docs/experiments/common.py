@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,8 @@ def run(
         print(f"{task}, {settings['optim']}, seed {args.seed}: already in {args.results_file}")
         return
     set_seed(args.seed)
+    if args.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(args.device)
     timer = StepTimer()
     trainer = (ProdigyTrainer if args.prodigy else SLSTrainer)(
         model=build_model(),
@@ -170,6 +173,8 @@ def measured(trainer: SLSTrainer) -> dict[str, Any]:
         "skipped_steps": search.counts["skipped_steps"] if search else 0,
         "versions": {module.__name__: module.__version__ for module in (hf_sls, torch, transformers)},
         "device": torch.cuda.get_device_name(device) if on_gpu else f"{device.type}, {torch.get_num_threads()} threads",
+        "date": date.today().isoformat(),
+        **({"peak_mebibytes": round(torch.cuda.max_memory_allocated(device) / 2**20)} if on_gpu else {}),
     }
 
 
