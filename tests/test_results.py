@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -56,3 +57,27 @@ def test_a_case_compares_the_same_seeds(readme: ModuleType) -> None:
 def test_a_run_that_diverged_is_never_the_best(readme: ModuleType) -> None:
     losses = pd.Series({1e-3: 2.0, 1e-2: float("nan")})
     assert readme.with_rate(losses, -1) == "2.000 (1e-3)"
+
+
+def test_the_measurements_of_a_gpu_reach_the_page(
+    readme: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    monkeypatch.setattr(readme, "GPU", tmp_path / "gpu")
+    assert "not measured" in readme.on_a_gpu()
+    (tmp_path / "gpu").mkdir()
+    cost = {"step_time": 1.02, "step_time_low": 1.0, "step_time_high": 1.5, "run_time": 1.1, "passes_per_step": 1.2}
+    arguments = {"shape": "base", "batch_size": 64, "sequence_length": 128, "device": "cuda", "bf16": True}
+    content = {
+        "arguments": arguments,
+        "machine": {"processor": "a GPU"},
+        "figures": {"adam_sls": {**cost, "peak_memory": 1.001}},
+    }
+    (tmp_path / "gpu" / "time-base-bf16-64.json").write_text(json.dumps(content))
+    tests = {"tests": 9, "failures": 1, "errors": 0, "skipped": 2, "failed": ["test_x"], "device": "a GPU"}
+    versions = {"torch": "2", "transformers": "5", "date": "2026-01-01"}
+    (tmp_path / "gpu" / "tests.json").write_text(json.dumps({**tests, **versions}))
+    text = readme.on_a_gpu()
+    assert "[BERT-base, 64 x 128 tokens, bf16, a GPU](../results/gpu/time-base-bf16-64.json)" in text
+    assert "1.02 (1.00 to 1.50)" in text
+    assert "2026-01-01: 6 passed, 1 failed (test_x), 2 skipped." in text

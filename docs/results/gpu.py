@@ -248,7 +248,8 @@ def language_model(options: Options) -> str:
         source = Path(package.origin).parent
         file = {"gguf_file": next(source.glob("*.gguf")).name}
         loaded = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **file)
-        plain = transformers.AutoModelForCausalLM.from_config(loaded.config)  # the loaded one counts as quantized
+        del loaded.config.quantization_config  # the weights are plain from here on
+        plain = transformers.AutoModelForCausalLM.from_config(loaded.config)
         plain.load_state_dict(loaded.state_dict())
         plain.tie_weights()
         transformers.AutoTokenizer.from_pretrained(source, **file).save_pretrained(folder)

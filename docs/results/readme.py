@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from scipy.stats import gmean
 sys.path.insert(0, str(Path(__file__).parents[2] / "glue_scripts"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from evidence import ADAMW, CASES, PRODIGY, SCHEDULE_FREE, SLS, Case, draw, ratios
+from evidence import ADAMW, CASES, GPU, PRODIGY, SCHEDULE_FREE, SLS, Case, draw, ratios
 from report import by_optimizer, overall, table_of_runs
 from results import read_results
 
@@ -31,6 +31,12 @@ DOCS = RESULTS.parent
 PAGES = (DOCS.parent / "README.md", RESULTS / "index.md", DOCS / "explanation" / "cost.md")
 BLOCK = re.compile(r"(<!-- table: (.*?), written by docs/results/readme.py -->\n).*?(<!-- end of table -->)", re.DOTALL)
 NOT_RUN = "not run"
+SHAPES = {
+    "tiny": "BERT-tiny",
+    "minilm": "MiniLM",
+    "base": "BERT-base",
+    "billion": "a BERT of 0.9 billion parameters",
+}
 
 
 def markdown(rows: list[dict[str, str]], texts: int = 1) -> str:
@@ -173,22 +179,23 @@ def sweep_table(name: str) -> str:
     return table.to_markdown(index=False, floatfmt=("", ".3f", ".3f", ".2f", ".2f"))
 
 
-def benchmark(name: str) -> tuple[str, dict[str, Any]]:
+def benchmark(path: Path) -> tuple[str, dict[str, Any]]:
     """Return where a benchmark has run, and its figures per optimizer."""
-    results: dict[str, Any] = json.loads((RESULTS / f"benchmark-{name}.json").read_text(encoding="utf-8"))
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     arguments, machine = results["arguments"], results["machine"]
     where = "two CPU cores" if arguments["device"] == "cpu" else machine["processor"]
-    shape = {"minilm": "MiniLM", "tiny": "BERT-tiny"}[arguments["shape"]]
+    shape = SHAPES[arguments["shape"]]
     precision = "bf16" if arguments["bf16"] else "fp32"
     tokens = f"{arguments['batch_size']} x {arguments['sequence_length']} tokens"
-    return f"[{shape}, {tokens}, {precision}, {where}](../results/benchmark-{name}.json)", results["figures"]
+    link = f"../results/{path.relative_to(RESULTS).as_posix()}"
+    return f"[{shape}, {tokens}, {precision}, {where}]({link})", results["figures"]
 
 
-def costs(optimizer: str, names: tuple[str, ...]) -> str:
+def costs(optimizer: str, paths: Iterable[Path]) -> str:
     """Return time and memory of an optimizer over those of torch's fused AdamW, a row a benchmark."""
     rows = []
-    for name in names:
-        where, figures = benchmark(name)
+    for path in paths:
+        where, figures = benchmark(path)
         cost = figures[optimizer]
         low, high = cost["step_time_low"], cost["step_time_high"]
         rows.append(
@@ -203,14 +210,37 @@ def costs(optimizer: str, names: tuple[str, ...]) -> str:
     return markdown(rows)
 
 
+def on_a_gpu() -> str:
+    """Return time and memory of `adam_sls` on a GPU, and the outcome of the CUDA tests, as far as gpu.py has run."""
+    paths = sorted(GPU.glob("time-*.json"))
+    text = costs("adam_sls", paths) if paths else "Time and memory of a step of `adam_sls` on a GPU: not measured."
+    tests = GPU / "tests.json"
+    if not tests.is_file():
+        return f"{text}\n\nThe CUDA tests: no stored run."
+    found = json.loads(tests.read_text(encoding="utf-8"))
+    failed = found["failures"] + found["errors"]
+    names = f" ({', '.join(found['failed'])})" if failed else ""
+    return (
+        f"{text}\n\nThe CUDA tests on {found['device']}, torch {found['torch']}, transformers {found['transformers']}, "
+        f"{found['date']}: {found['tests'] - failed - found['skipped']} passed, {failed} failed{names}, "
+        f"{found['skipped']} skipped."
+    )
+
+
+def stored(*names: str) -> tuple[Path, ...]:
+    """Return the paths of benchmarks beside this file."""
+    return tuple(RESULTS / f"benchmark-{name}.json" for name in names)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "accuracy": scores,
     "evidence": evidence,
     "price": price,
     "small-minilm": partial(sweep_table, "small-minilm"),
     "mrpc-minilm": partial(sweep_table, "mrpc-minilm"),
-    "one trial": partial(costs, "one trial on every step", ("minilm-128-tokens-no-dropout", "h200", "h200-bf16")),
-    "salsa-optimizer": partial(costs, "salsa-optimizer SaLSA", ("minilm-128-tokens", "minilm", "tiny")),
+    "on a GPU": on_a_gpu,
+    "one trial": partial(costs, "one trial on every step", stored("minilm-128-tokens-no-dropout", "h200", "h200-bf16")),
+    "salsa-optimizer": partial(costs, "salsa-optimizer SaLSA", stored("minilm-128-tokens", "minilm", "tiny")),
 }
 
 
