@@ -281,7 +281,6 @@ def draw(path: Path = FIGURE) -> None:
             axis.plot([ours, default], [height, height], "-", color=BLACK, alpha=0.3, linewidth=2, zorder=1)
             axis.plot(default, height, "s", color=RED, fillstyle="none", markersize=8, markeredgewidth=1.8)
         axis.plot(ours, height, "o", color=BLACK, markersize=9)
-    axis.axvline(1, color=BLACK, linewidth=1, linestyle="--", zorder=0, label="AdamW, tuned")
     finite = [value for pair in points.values() for value in pair if value is not None]
     axis.set_xscale("log")
     axis.set(
@@ -289,7 +288,6 @@ def draw(path: Path = FIGURE) -> None:
         yticklabels=list(points),
         xlim=(min(0.9, 0.92 * min(finite)), 1.15 * max(finite)),
         ylim=(0.4, len(points) + 0.6),
-        xlabel="evaluation loss relative to tuned AdamW (left is better)",
     )
     ticks = [tick for tick in (0.5, 1, 2, 5, 10, 20, 50) if axis.get_xlim()[0] <= tick <= axis.get_xlim()[1]]
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -297,7 +295,9 @@ def draw(path: Path = FIGURE) -> None:
     tidy(axis)
     axis.grid(visible=False, axis="y")
     axis.tick_params(axis="y", length=0)
-    axis.plot([], [], "o", color=BLACK, markersize=9, label="adam_sls, nothing set")
+    axis.plot([], [], "o", color=BLACK, markersize=9, label="adam_sls")
     axis.plot([], [], "s", color=RED, fillstyle="none", markersize=8, markeredgewidth=1.8, label="AdamW, default")
+    axis.axvline(1, color=BLACK, linewidth=1, linestyle="--", zorder=0, label="AdamW, tuned")
+    figure.supxlabel("evaluation loss relative to tuned AdamW: left is better", fontsize="medium")
     add_legend(figure)
     figure.savefig(path, metadata={"Date": None, "Description": fingerprint(points)})
