@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ SHAPES = {
     "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512},
     "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
     "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+    "billion": {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 16, "intermediate_size": 8192},
 }
 BASELINE, FOREACH = "AdamW", "AdamW, foreach"
 _WARM_UP_STEPS = 3
@@ -57,6 +59,7 @@ class BenchmarkArguments:
     optimizers: list[str] = field(
         default_factory=list, metadata={"help": "Measure these beside AdamW; by default all."}
     )
+    memory: bool = field(default=True, metadata={"help": "Measure peak memory, each optimizer in its own process."})
     only: str | None = field(default=None, metadata={"help": "Print the peak memory of this optimizer, in bytes."})
     output: str | None = field(default=None, metadata={"help": "JSON file to write the results to."})
 
@@ -201,12 +204,10 @@ def make_batch(args: BenchmarkArguments, seed: int) -> tuple[Tensor, Tensor]:
 def measure(args: BenchmarkArguments) -> dict[str, dict[str, Any]]:
     """Return the times and the forward passes of each optimizer."""
     makers = contestants()
+    for name in chosen(args):
+        _warm_up(makers[name], args)
     runs = {name: Contestant(makers[name], args) for name in chosen(args)}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for name in runs:
-        warm_up = Contestant(makers[name], args)
-        for step in range(_WARM_UP_STEPS):
-            warm_up.step(make_batch(args, step))
     for turn in range(args.rounds):
         batches = [make_batch(args, turn * args.steps + step) for step in range(args.steps)]
         for name, run in runs.items():
@@ -229,6 +230,13 @@ def measure(args: BenchmarkArguments) -> dict[str, dict[str, Any]]:
             "arithmetic": arithmetic[name] / arithmetic[FOREACH] if name in arithmetic else None,
         }
     return figures
+
+
+def _warm_up(make: Callable[[list[Tensor]], Any], args: BenchmarkArguments) -> None:
+    """Take a few steps with a model that is freed afterwards."""
+    run = Contestant(make, args)
+    for step in range(_WARM_UP_STEPS):
+        run.step(make_batch(args, step))
 
 
 def peak_memory(args: BenchmarkArguments) -> int:
@@ -258,12 +266,14 @@ def main() -> None:
     if args.only is not None:
         print(peak_memory(args))
         return
-    with ThreadPoolExecutor(1 if args.device == "cpu" else 4) as pool:
-        peaks = dict(zip(chosen(args), pool.map(peak_memory_of, chosen(args))))
+    peaks: dict[str, int] = {}
+    if args.memory:
+        with ThreadPoolExecutor(1 if args.device == "cpu" else 4) as pool:
+            peaks = dict(zip(chosen(args), pool.map(peak_memory_of, chosen(args))))
     figures = measure(args)
     for name, row in figures.items():
-        row["peak_mebibytes"] = peaks[name] / 2**20
-        row["peak_memory"] = peaks[name] / peaks[BASELINE]
+        row["peak_mebibytes"] = peaks[name] / 2**20 if peaks else None
+        row["peak_memory"] = peaks[name] / peaks[BASELINE] if peaks else None
     print(table(figures))
     if args.output is not None:
         machine = {
@@ -272,8 +282,9 @@ def main() -> None:
             "python": platform.python_version(),
             "processor": _processor(args.device),
             "threads": torch.get_num_threads(),
+            "date": date.today().isoformat(),
         }
-        arguments = {name: value for name, value in asdict(args).items() if name not in ("only", "output")}
+        arguments = {name: value for name, value in asdict(args).items() if name not in ("memory", "only", "output")}
         content = {"arguments": arguments, "machine": machine, "figures": figures}
         Path(args.output).write_text(json.dumps(content, indent=2) + "\n")
 
@@ -290,9 +301,10 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
     ]
     for name, row in figures.items():
         arithmetic = "" if row["arithmetic"] is None else f"{row['arithmetic']:.2f}"
+        memory = "" if row["peak_memory"] is None else f"{row['peak_memory']:.3f}"
         lines.append(
             f"| {name} | {row['step_time']:.2f} ({row['step_time_low']:.2f} to {row['step_time_high']:.2f}) "
-            f"| {row['run_time']:.2f} | {row['passes_per_step']:.2f} | {arithmetic} | {row['peak_memory']:.3f} |"
+            f"| {row['run_time']:.2f} | {row['passes_per_step']:.2f} | {arithmetic} | {memory} |"
         )
     return "\n".join(lines)
 

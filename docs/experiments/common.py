@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "glue_scripts"))
 
 from results import read_results
 from rules import rules_of
+from run_peer import ProdigyTrainer
 from step_timer import StepTimer
 
 RESULTS = Path(__file__).parents[1] / "results" / "experiments.jsonl"
@@ -57,6 +59,9 @@ class RunArguments(SLSTrainingArguments):
         default=False, metadata={"help": "Whether to leave NaN and infinite losses out of the log."}
     )
     report_to: str | None = field(default="none", metadata={"help": "Trackers to report to."})
+    prodigy: bool = field(
+        default=False, metadata={"help": "Train with Prodigy, with the settings of its README, whatever `optim` says."}
+    )
 
 
 def parse_arguments(*kinds: Any, **defaults: Any) -> Any:
@@ -94,7 +99,7 @@ def run(
         "eval_samples": len(eval_dataset),  # type: ignore[arg-type]
         **training_settings(args),
     }
-    rules = rules_of(settings["optim"], settings["optim_args"])
+    rules = None if args.prodigy else rules_of(settings["optim"], settings["optim_args"])
     if any(
         (line["task"], line["settings"]) == (task, settings) and rules in (None, line["optimizer"])
         for line in read_results(args.results_file)
@@ -102,8 +107,10 @@ def run(
         print(f"{task}, {settings['optim']}, seed {args.seed}: already in {args.results_file}")
         return
     set_seed(args.seed)
+    if args.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(args.device)
     timer = StepTimer()
-    trainer = SLSTrainer(
+    trainer = (ProdigyTrainer if args.prodigy else SLSTrainer)(
         model=build_model(),
         args=args,
         train_dataset=train_dataset,
@@ -125,12 +132,12 @@ def run(
 
 
 def training_settings(args: RunArguments) -> dict[str, Any]:
-    """Return the training arguments that distinguish runs; a line search has no learning rate."""
-    optim = str(getattr(args.optim, "value", args.optim))
-    searches = optim in hf_sls.optim.OPTIMIZERS
+    """Return the training arguments that distinguish runs; a line search and Prodigy have no learning rate."""
+    optim = "prodigy" if args.prodigy else str(getattr(args.optim, "value", args.optim))
+    tuned = optim != "prodigy" and optim not in hf_sls.optim.OPTIMIZERS
     return {
         "optim": optim,
-        "learning_rate": None if searches else args.learning_rate,
+        "learning_rate": args.learning_rate if tuned else None,
         "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
         "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         **{name: getattr(args, name) for name in _SETTINGS},
@@ -166,6 +173,8 @@ def measured(trainer: SLSTrainer) -> dict[str, Any]:
         "skipped_steps": search.counts["skipped_steps"] if search else 0,
         "versions": {module.__name__: module.__version__ for module in (hf_sls, torch, transformers)},
         "device": torch.cuda.get_device_name(device) if on_gpu else f"{device.type}, {torch.get_num_threads()} threads",
+        "date": date.today().isoformat(),
+        **({"peak_mebibytes": round(torch.cuda.max_memory_allocated(device) / 2**20)} if on_gpu else {}),
     }
 
 

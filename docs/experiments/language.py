@@ -19,8 +19,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 
 @dataclass
-class LanguageArguments:
-    """Which text, and how large the model is."""
+class TextArguments:
+    """Which text."""
 
     dataset_name: str = field(default="Salesforce/wikitext", metadata={"help": "Text on the Hub, without data_path."})
     dataset_config: str = field(default="wikitext-2-raw-v1", metadata={"help": "Configuration of the data set."})
@@ -28,6 +28,18 @@ class LanguageArguments:
         default=None, metadata={"help": "A text file, compressed or not; its last tenth is held out."}
     )
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first so many sequences."})
+
+    def __post_init__(self) -> None:
+        if self.data_path is not None:
+            if not Path(self.data_path).is_file():
+                raise FileNotFoundError(f"data_path={self.data_path!r} is not a file.")
+            self.dataset_name, self.dataset_config = Path(self.data_path).name.split(".")[0], "local file"
+
+
+@dataclass
+class LanguageArguments(TextArguments):
+    """How large the model is."""
+
     vocabulary: int = field(default=8192, metadata={"help": "Tokens of the byte-level BPE; 256 for bytes."})
     sequence_length: int = field(default=256, metadata={"help": "Tokens in a sequence."})
     layers: int = field(default=12, metadata={"help": "Blocks of the model."})
@@ -37,13 +49,10 @@ class LanguageArguments:
     def __post_init__(self) -> None:
         if self.vocabulary < 256:
             raise ValueError(f"vocabulary={self.vocabulary} is not allowed: an integer of at least 256 is needed.")
-        if self.data_path is not None:
-            if not Path(self.data_path).is_file():
-                raise FileNotFoundError(f"data_path={self.data_path!r} is not a file.")
-            self.dataset_name, self.dataset_config = Path(self.data_path).name.split(".")[0], "local file"
+        super().__post_init__()
 
 
-def load_texts(experiment: LanguageArguments) -> tuple[str, str]:
+def load_texts(experiment: TextArguments) -> tuple[str, str]:
     """Return the text to train on and the text to evaluate on."""
     if experiment.data_path is None:
         found = datasets.load_dataset(experiment.dataset_name, experiment.dataset_config)

@@ -1,8 +1,9 @@
-"""Write the tables of README, docs/results/index.md and docs/explanation/cost.md from the results beside this file.
+"""Write the tables of README, docs/results/index.md and docs/explanation/cost.md, and README's first figure.
 
     python docs/results/readme.py
 
-A table stands between two comments; the first one names it. tests/test_results.py fails where a table is out of date.
+All come from the results beside this file. A table stands between two comments; the first one names it.
+tests/test_results.py fails where a table or the figure is out of date.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
-from functools import cache, partial
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ import pandas as pd
 from scipy.stats import gmean
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "glue_scripts"))
+sys.path.insert(0, str(Path(__file__).parent))
 
+from evidence import ADAMW, CASES, GPU, PRODIGY, SCHEDULE_FREE, SLS, Case, draw, ratios
 from report import by_optimizer, overall, table_of_runs
 from results import read_results
 
@@ -27,22 +30,13 @@ RESULTS = Path(__file__).parent
 DOCS = RESULTS.parent
 PAGES = (DOCS.parent / "README.md", RESULTS / "index.md", DOCS / "explanation" / "cost.md")
 BLOCK = re.compile(r"(<!-- table: (.*?), written by docs/results/readme.py -->\n).*?(<!-- end of table -->)", re.DOTALL)
-UNTUNED = 5e-5
-"""The learning rate of `TrainingArguments` where nobody sets one."""
-
-NAMES = {
-    "mnist": "MNIST, perceptron, batch 128",
-    "mnist_b32": "MNIST, batch 32",
-    "mnist_b512": "MNIST, batch 512",
-    "cnn": "CIFAR-10, small ResNet",
-    "noisy": "tiny BERT, a fifth of the labels wrong",
-    "gpt2": "GPT-2 on Shakespeare",
-    "sst2": "SST-2, MiniLM",
-    "mrpc": "MRPC, MiniLM",
-    "qnli": "QNLI, MiniLM",
-    "mnli": "MNLI, MiniLM",
+NOT_RUN = "not run"
+SHAPES = {
+    "tiny": "BERT-tiny",
+    "minilm": "MiniLM",
+    "base": "BERT-base",
+    "billion": "a BERT of 0.9 billion parameters",
 }
-FINE_TUNING = ("sst2", "mrpc", "qnli", "mnli")
 
 
 def markdown(rows: list[dict[str, str]], texts: int = 1) -> str:
@@ -57,99 +51,123 @@ def in_short(rate: float) -> str:
     return f"{rate:.0e}".replace("e-0", "e-")
 
 
-@cache
-def default_runs() -> pd.DataFrame:
-    """Return means over the seeds that `adam_sls` has, a row a task and learning rate; 0 is `adam_sls`."""
-    runs = pd.read_json(RESULTS / "one-default.jsonl", lines=True)
-    ours = runs[runs["optim"] == "adam_sls"].set_index("task")
-    runs = runs[[seed in set(ours.loc[[task], "seed"]) for task, seed in zip(runs["task"], runs["seed"], strict=True)]]
-    means = runs.fillna({"rate": 0.0}).groupby(["task", "rate"], sort=False)
-    table = means.agg(
-        seeds=("seed", "nunique"),
-        eval_loss=("eval_loss", gmean),
-        train_loss=("final", gmean),
-        score=("score", "mean"),
-        passes=("passes", "mean"),
-    )
-    return table[table["seeds"] == table.groupby("task")["seeds"].transform("max")]
+def cell(value: float | None, digits: str = ".3f") -> str:
+    """Return a figure as the tables show it; "not run" where there is none."""
+    return NOT_RUN if value is None or pd.isna(value) else f"{value:{digits}}"
 
 
-def of_task(task: str) -> tuple[pd.Series, pd.DataFrame]:
-    """Return the figures of `adam_sls` on a task, and those of AdamW, a row a learning rate."""
-    table = default_runs().loc[task]
-    return table.loc[0.0], table.drop(0.0)
+def at_best(values: pd.Series, better: int) -> tuple[float | None, str]:
+    """Return the best of several learning rates, and which one it is; needs at least two."""
+    if len(values) < 2:
+        return None, NOT_RUN
+    rate = (better * values).idxmax()
+    return float(values[rate]), in_short(rate)
+
+
+def with_rate(values: pd.Series, better: int) -> str:
+    """Return the best value of an optimizer, with its learning rate if it has one."""
+    if values.empty:
+        return NOT_RUN
+    rate = (better * values).idxmax()
+    return f"{values[rate]:.3f}" + (f" ({in_short(rate)})" if rate else "")
 
 
 def scores() -> str:
     """Return what a user gains: `adam_sls`, AdamW untuned, and AdamW at its best learning rate of each task."""
-    rows, over_untuned, over_best = [], [], []
-    for task, name in NAMES.items():
-        ours, adamw = of_task(task)
-        measure = "eval_loss" if pd.isna(ours["score"]) else "score"
-        better = 1 if measure == "score" else -1
-        best = (better * adamw[measure]).idxmax()
-        untuned = adamw[measure].get(UNTUNED)
-        if untuned is not None:
-            over_untuned.append(better * (ours[measure] - untuned) > 0)
-        over_best.append(better * (ours[measure] - adamw.loc[best, measure]) > 0)
+    rows, over_default, over_best = [], [], []
+    for case in CASES:
+        measure, better = ("score", 1) if len(case.of(ADAMW, "score")) else ("loss", -1)
+        ours, adamw = case.of(SLS, measure), case.of(ADAMW, measure)
+        if ours.empty or len(adamw) < 2:
+            continue
+        default, (best, rate) = adamw.get(case.default), at_best(adamw, better)
+        assert best is not None
+        if default is not None:
+            over_default.append(better * (ours.iloc[0] - default) > 0)
+        over_best.append(better * (ours.iloc[0] - best) > 0)
         rows.append(
             {
-                "task": name if measure == "score" else f"{name} (evaluation loss)",
-                "`adam_sls`": f"{ours[measure]:.3f}",
-                f"AdamW, {in_short(UNTUNED)}": "not run" if untuned is None else f"{untuned:.3f}",
-                "AdamW, best rate": f"{adamw.loc[best, measure]:.3f}",
-                "which is": in_short(best),
+                "task": case.task
+                if measure == "score"
+                else f"{case.task}, {case.measured['steps'].iloc[0]} steps (loss)",
+                SLS: cell(ours.iloc[0]),
+                "AdamW, default": cell(default),
+                "AdamW, best rate": cell(best),
+                "which is": rate,
             }
         )
     total = (
-        f"`adam_sls` is better than AdamW at {in_short(UNTUNED)} on {sum(over_untuned)} of {len(over_untuned)} "
+        f"`adam_sls` is better than AdamW at its default on {sum(over_default)} of {len(over_default)} "
         f"tasks, and better than AdamW at its best rate on {sum(over_best)} of {len(over_best)}."
     )
     return f"{markdown(rows)}\n\n{total}"
 
 
-def losses() -> str:
-    """Return the evaluation losses from random weights, over those of AdamW, and the cost."""
-    rows, over = [], {"untuned": [], "best": []}
-    for task, name in NAMES.items():
-        if task in FINE_TUNING:
+def run_of(case: Case) -> str:
+    """Return precision and length of the runs of a case."""
+    return f"{case.precision}, {case.measured['steps'].iloc[0]:,} steps"
+
+
+def evidence() -> str:
+    """Return evaluation loss and accuracy of `adam_sls` and of what else one might take, and what has not run."""
+    rows, waiting = [], []
+    for case in CASES:
+        table = case.measured
+        if table.empty:
+            waiting.append(case.task)
             continue
-        ours, adamw = of_task(task)
-        best = adamw["eval_loss"].idxmin()
-        over["untuned"].append(ours["eval_loss"] / adamw.loc[UNTUNED, "eval_loss"])
-        over["best"].append(ours["eval_loss"] / adamw.loc[best, "eval_loss"])
+        of_case = {
+            "task": case.task,
+            "run": f"{run_of(case)}, {table['device'].iloc[0]}",
+            "seeds": f"{table['seeds'].max()}",
+        }
+        for measure, name, better in (("loss", "loss", -1), ("score", "accuracy", 1)):
+            adamw = case.of(ADAMW, measure)
+            if adamw.empty:
+                continue  # a language model has no accuracy
+            rows.append(
+                {
+                    **(of_case if measure == "loss" else dict.fromkeys(of_case, "")),
+                    "figure": name,
+                    SLS: with_rate(case.of(SLS, measure), better),
+                    "AdamW, default": cell(adamw.get(case.default)),
+                    "AdamW, best of a grid": with_rate(adamw, better) if len(adamw) > 1 else NOT_RUN,
+                    PRODIGY: with_rate(case.of(PRODIGY, measure), better),
+                    SCHEDULE_FREE: with_rate(case.of(SCHEDULE_FREE, measure), better),
+                }
+            )
+    pairs = ratios().values()
+    over_default = [ours / default for ours, default in pairs if default is not None]
+    over_best = [ours for ours, _ in pairs]
+    total = (
+        f"The evaluation loss of `adam_sls` is {gmean(over_default):.2f} times that of AdamW at its default "
+        f"({len(over_default)} tasks), and {gmean(over_best):.2f} times that of AdamW at its best rate "
+        f"({len(over_best)} tasks): geometric means of the points of the figure."
+    )
+    left = f"\n\nNot run yet, in bf16 on a GPU: {'; '.join(waiting)}." if waiting else ""
+    return f"{markdown(rows, texts=4)}\n\n{total}{left}"
+
+
+def price() -> str:
+    """Return what `adam_sls` costs in the runs of the evidence: passes, time and memory over those of AdamW."""
+    rows = []
+    for case in CASES:
+        passes = case.of(SLS, "passes")
+        if passes.empty:
+            continue
+        ratio = {}
+        for measure in ("seconds", "memory"):
+            ours, adamw = case.of(SLS, measure), case.of(ADAMW, measure)
+            ratio[measure] = ours.iloc[0] / adamw.mean() if len(ours) and len(adamw) else None
         rows.append(
             {
-                "task": name,
-                "seeds": f"{ours['seeds']:.0f}",
-                "`adam_sls`": f"{ours['eval_loss']:.3f}",
-                f"AdamW, {in_short(UNTUNED)}": f"{adamw.loc[UNTUNED, 'eval_loss']:.3f}",
-                "AdamW, best rate": f"{adamw.loc[best, 'eval_loss']:.3f}",
-                "which is": in_short(best),
-                "over the best": f"{over['best'][-1]:.2f}",
-                "forward passes per step": f"{ours['passes']:.2f}",
+                "task": case.task,
+                "run": f"{run_of(case)}, {case.measured['device'].iloc[0]}",
+                "forward passes per step": cell(passes.iloc[0], ".2f"),
+                "time": "not measured" if ratio["seconds"] is None else f"{ratio['seconds']:.1f}",
+                "peak memory": "not measured" if ratio["memory"] is None else f"{ratio['memory']:.2f}",
             }
         )
-    rows.append(
-        {
-            "task": "geometric mean of the ratios",
-            f"AdamW, {in_short(UNTUNED)}": f"{gmean(over['untuned']):.2f} times",
-            "over the best": f"{gmean(over['best']):.2f}",
-        }
-    )
-    return markdown(rows)
-
-
-def fine_tuning() -> str:
-    """Return training loss, accuracy and evaluation loss in fine-tuning, a row a task and a column an optimizer."""
-    rows = []
-    for task in FINE_TUNING:
-        ours, adamw = of_task(task)
-        for column, name in (("train_loss", "training loss"), ("score", "accuracy"), ("eval_loss", "evaluation loss")):
-            row = {"task": NAMES[task] if column == "train_loss" else "", "figure": name}
-            row["`adam_sls`"] = f"{ours[column]:.3f}"
-            rates = adamw[column].sort_index().items()
-            rows.append(row | {f"AdamW, {in_short(rate)}": f"{value:.3f}" for rate, value in rates})
     return markdown(rows, texts=2)
 
 
@@ -161,22 +179,23 @@ def sweep_table(name: str) -> str:
     return table.to_markdown(index=False, floatfmt=("", ".3f", ".3f", ".2f", ".2f"))
 
 
-def benchmark(name: str) -> tuple[str, dict[str, Any]]:
+def benchmark(path: Path) -> tuple[str, dict[str, Any]]:
     """Return where a benchmark has run, and its figures per optimizer."""
-    results: dict[str, Any] = json.loads((RESULTS / f"benchmark-{name}.json").read_text(encoding="utf-8"))
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     arguments, machine = results["arguments"], results["machine"]
     where = "two CPU cores" if arguments["device"] == "cpu" else machine["processor"]
-    shape = {"minilm": "MiniLM", "tiny": "BERT-tiny"}[arguments["shape"]]
+    shape = SHAPES[arguments["shape"]]
     precision = "bf16" if arguments["bf16"] else "fp32"
     tokens = f"{arguments['batch_size']} x {arguments['sequence_length']} tokens"
-    return f"[{shape}, {tokens}, {precision}, {where}](../results/benchmark-{name}.json)", results["figures"]
+    link = f"../results/{path.relative_to(RESULTS).as_posix()}"
+    return f"[{shape}, {tokens}, {precision}, {where}]({link})", results["figures"]
 
 
-def costs(optimizer: str, names: tuple[str, ...]) -> str:
+def costs(optimizer: str, paths: Iterable[Path]) -> str:
     """Return time and memory of an optimizer over those of torch's fused AdamW, a row a benchmark."""
     rows = []
-    for name in names:
-        where, figures = benchmark(name)
+    for path in paths:
+        where, figures = benchmark(path)
         cost = figures[optimizer]
         low, high = cost["step_time_low"], cost["step_time_high"]
         rows.append(
@@ -191,19 +210,43 @@ def costs(optimizer: str, names: tuple[str, ...]) -> str:
     return markdown(rows)
 
 
+def on_a_gpu() -> str:
+    """Return time and memory of `adam_sls` on a GPU, and the outcome of the CUDA tests, as far as gpu.py has run."""
+    paths = sorted(GPU.glob("time-*.json"))
+    text = costs("adam_sls", paths) if paths else "Time and memory of a step of `adam_sls` on a GPU: not measured."
+    tests = GPU / "tests.json"
+    if not tests.is_file():
+        return f"{text}\n\nThe CUDA tests: no stored run."
+    found = json.loads(tests.read_text(encoding="utf-8"))
+    failed = found["failures"] + found["errors"]
+    names = f" ({', '.join(found['failed'])})" if failed else ""
+    return (
+        f"{text}\n\nThe CUDA tests on {found['device']}, torch {found['torch']}, transformers {found['transformers']}, "
+        f"{found['date']}: {found['tests'] - failed - found['skipped']} passed, {failed} failed{names}, "
+        f"{found['skipped']} skipped."
+    )
+
+
+def stored(*names: str) -> tuple[Path, ...]:
+    """Return the paths of benchmarks beside this file."""
+    return tuple(RESULTS / f"benchmark-{name}.json" for name in names)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "accuracy": scores,
-    "evaluation loss": losses,
-    "fine-tuning": fine_tuning,
+    "evidence": evidence,
+    "price": price,
     "small-minilm": partial(sweep_table, "small-minilm"),
     "mrpc-minilm": partial(sweep_table, "mrpc-minilm"),
-    "one trial": partial(costs, "one trial on every step", ("minilm-128-tokens-no-dropout", "h200", "h200-bf16")),
-    "salsa-optimizer": partial(costs, "salsa-optimizer SaLSA", ("minilm-128-tokens", "minilm", "tiny")),
+    "on a GPU": on_a_gpu,
+    "one trial": partial(costs, "one trial on every step", stored("minilm-128-tokens-no-dropout", "h200", "h200-bf16")),
+    "salsa-optimizer": partial(costs, "salsa-optimizer SaLSA", stored("minilm-128-tokens", "minilm", "tiny")),
 }
 
 
 def main() -> None:
-    """Rewrite the blocks between the markers."""
+    """Rewrite the blocks between the markers, and draw the figure."""
+    draw()
     for page in PAGES:
         page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
 
