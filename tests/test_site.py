@@ -32,6 +32,10 @@ BEYOND_THE_SCREEN = """
 }).map(element => element.outerHTML.slice(0, 80))
 """
 
+HEIGHTS_OF_PICTURES = """
+() => [...document.querySelectorAll("article img")].map(image => [image.src, image.getBoundingClientRect().height])
+"""
+
 pytestmark = [pytest.mark.site, pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium or google-chrome")]
 
 
@@ -49,7 +53,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Visit:
-    """What a browser found on a page: anchors, links, missing images, complaints, what the screen cuts off."""
+    """What a browser found on a page: anchors, links, missing images, complaints, what is cut off or too small."""
 
     ids: set[str]
     links: list[str]
@@ -57,6 +61,7 @@ class Visit:
     missing_images: list[str]
     complaints: list[str]
     cut_off: list[str]
+    low_pictures: list[str]
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -107,11 +112,14 @@ def visits(site: Site, browser: Any, viewport: dict[str, int], screenshots: Path
             missing_images=[source for source, width in images if not width],
             complaints=list(complaints),
             cut_off=page.evaluate(BEYOND_THE_SCREEN),
+            low_pictures=[source for source, height in page.evaluate(HEIGHTS_OF_PICTURES) if height < 180],
         )
-        if screenshots is not None:
+        for scheme in ("light", "dark") if screenshots is not None else ():
             screenshots.mkdir(parents=True, exist_ok=True)
-            picture = f"{name.removesuffix('.html').replace('/', '-')}-{viewport['width']}.png"
+            page.emulate_media(color_scheme=scheme)
+            picture = f"{name.removesuffix('.html').replace('/', '-')}-{viewport['width']}-{scheme}.png"
             page.screenshot(path=screenshots / picture, full_page=True)
+        page.emulate_media(color_scheme="light")
     page.close()
     return found
 
@@ -133,6 +141,31 @@ def test_pictures_load(seen: dict[str, Visit]) -> None:
 
 def test_nothing_is_cut_off_by_the_screen(seen: dict[str, Visit]) -> None:
     assert {name: visit.cut_off for name, visit in seen.items() if visit.cut_off} == {}
+
+
+def test_no_picture_is_too_small_to_read(seen: dict[str, Visit]) -> None:
+    """A picture of several panels scrolls on a phone instead of shrinking."""
+    assert {name: visit.low_pictures for name, visit in seen.items() if visit.low_pictures} == {}
+
+
+def test_pictures_are_dark_where_the_page_is(site: Site, browser: Any) -> None:
+    """By the choice of the system, and by the reader's own with the switch of the page."""
+    page = browser.new_page(viewport=DESKTOP, color_scheme="dark")
+    page.goto(site.url("index.html"))
+    for chosen, expected in (("auto", "invert"), ("light", "none"), ("dark", "invert")):
+        page.evaluate("theme => { document.body.dataset.theme = theme }", chosen)
+        assert page.eval_on_selector("article img", "image => getComputedStyle(image).filter").startswith(expected)
+    page.close()
+
+
+def test_no_two_pages_have_one_title(site: Site, browser: Any) -> None:
+    page = browser.new_page(viewport=DESKTOP)
+    titles = {}
+    for name in site.pages:
+        page.goto(site.url(name), wait_until="domcontentloaded")
+        titles[name] = page.title()
+    page.close()
+    assert len(set(titles.values())) == len(titles), titles
 
 
 def test_no_link_is_broken(site: Site, seen: dict[str, Visit]) -> None:
