@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import runpy
@@ -31,6 +32,7 @@ from .glue import SCRIPTS
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("[!_]*/**/*.md"))]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
+NOTEBOOKS = sorted((ROOT / "docs").glob("[!_]*/**/*.ipynb"))
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
@@ -54,6 +56,20 @@ def test_code_blocks_run(page: Path) -> None:
     document.namespace["train_dataset"] = classification_rows()
     for example in examples:
         example.evaluate()
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebooks_run(notebook: Path) -> None:
+    """Every cell but the one that installs; a picture is drawn."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert [cell for cell in code if cell.startswith("%")] == code[:1]
+    assert all(not cell["outputs"] for cell in cells if cell["cell_type"] == "code")
+    namespace: dict[str, Any] = {}
+    for cell in code[1:]:
+        exec(cell, namespace)
+    assert list(Path().glob("*.png"))
 
 
 def before(diff: str) -> str:
