@@ -136,6 +136,14 @@ def test_extras_that_are_installed_exist(page: Path) -> None:
                     assert re.search(rf"^{name} = \[", project, flags=re.MULTILINE), (words, name)
 
 
+def test_every_file_names_the_version_of_the_package() -> None:
+    named = {"CITATION.cff": r"^version: (\S+)$", "CHANGELOG.md": r"^## ([\d.]+) \(", "README.md": r"version += \{(.+)\}"}
+    for name, pattern in named.items():
+        found = re.search(pattern, (ROOT / name).read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert found is not None, name
+        assert found[1] == hf_sls.__version__, name
+
+
 def test_the_reference_has_every_public_name() -> None:
     reference = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     public = {name for module in (hf_sls, hf_sls.optim) for name in module.__all__} - {"OPTIMIZERS"}
