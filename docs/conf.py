@@ -47,7 +47,9 @@ def let_wide_pictures_scroll(app: Sphinx, document: nodes.document) -> None:
     for image in document.findall(nodes.image):
         size = get_image_size(Path(app.srcdir) / image["uri"])
         if size is not None and size[0] > 2 * size[1]:
-            box = image.parent.parent if isinstance(image.parent, nodes.reference) else image.parent
+            box = image.parent
+            while isinstance(box, nodes.Inline):
+                box = box.parent
             box["classes"].append("wide")
 
 

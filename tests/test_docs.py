@@ -137,7 +137,11 @@ def test_extras_that_are_installed_exist(page: Path) -> None:
 
 
 def test_every_file_names_the_version_of_the_package() -> None:
-    named = {"CITATION.cff": r"^version: (\S+)$", "CHANGELOG.md": r"^## ([\d.]+) \(", "README.md": r"version += \{(.+)\}"}
+    named = {
+        "CITATION.cff": r"^version: (\S+)$",
+        "CHANGELOG.md": r"^## ([\d.]+) \(",
+        "README.md": r"version += \{(.+)\}",
+    }
     for name, pattern in named.items():
         found = re.search(pattern, (ROOT / name).read_text(encoding="utf-8"), flags=re.MULTILINE)
         assert found is not None, name
