@@ -33,7 +33,9 @@ BEYOND_THE_SCREEN = """
 """
 
 HEIGHTS_OF_PICTURES = """
-() => [...document.querySelectorAll("article img:not([src*='_static'])")].map(image => [image.src, image.getBoundingClientRect().height])
+() => [...document.querySelectorAll("article img:not([src*='_static'])")].map(
+    image => [image.src, image.getBoundingClientRect().height]
+)
 """
 
 pytestmark = [pytest.mark.site, pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium or google-chrome")]
@@ -53,7 +55,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Visit:
-    """What a browser found on a page: title, anchors, links, missing images, complaints, what is cut off or too small."""
+    """What a browser found on a page, what it complained of, and what it did not show whole."""
 
     title: str
     ids: set[str]
