@@ -1,8 +1,11 @@
 """Settings of the documentation: `sphinx-build -W docs docs/_build`."""
 
+from pathlib import Path
+
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
+from sphinx.util.images import get_image_size
 from sphinx.writers.html5 import HTML5Translator
 
 import hf_sls
@@ -14,7 +17,7 @@ source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 html_show_copyright = False
 html_theme = "furo"
-html_title = "hf_sls"
+html_title = f"hf_sls {release}"
 html_favicon = "_static/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
@@ -39,6 +42,18 @@ def display_math(translator: HTML5Translator, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def let_wide_pictures_scroll(app: Sphinx, document: nodes.document) -> None:
+    """Give the class `wide` to the paragraph or figure of a picture of several panels, which a phone cannot shrink."""
+    for image in document.findall(nodes.image):
+        size = get_image_size(Path(app.srcdir) / image["uri"])
+        if size is not None and size[0] > 2 * size[1]:
+            box = image.parent
+            while isinstance(box, nodes.Inline):
+                box = box.parent
+            box["classes"].append("wide")
+
+
 def setup(app: Sphinx) -> None:
-    """Register the renderer of formulas."""
+    """Register the renderer of formulas, and the look at pictures."""
+    app.connect("doctree-read", let_wide_pictures_scroll)
     app.add_html_math_renderer("mathml", (inline_math, None), (display_math, None))

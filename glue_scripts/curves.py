@@ -10,7 +10,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hf_sls.plotting import add_legend, as_label, label_plainly, line_style, new_figure, tidy
+from hf_sls.plotting import (
+    add_legend,
+    as_label,
+    label_plainly,
+    leave_out_the_end_of_a_schedule,
+    line_style,
+    new_figure,
+    tidy,
+    widen_score_axis,
+)
 
 
 @dataclass(frozen=True)
@@ -31,21 +40,28 @@ class Curves:
 
 
 def draw_curves(lines: Mapping[str, Curves], loss_label: str, score_label: str) -> Figure:
-    """Plot loss and step size against steps on log axes, and the score against epochs."""
-    figure: Figure = new_figure(12, 3.6)
-    loss, step_size, score = figure.subplots(1, 3)
+    """Plot loss and step size against steps on log axes, and the score against epochs if there are several."""
+    evaluations = max((curves.scores.shape[1] for curves in lines.values() if curves.scores.size), default=0)
+    panels = 3 if evaluations > 1 else 2
+    figure: Figure = new_figure(10 * panels / 3, 3.4)
+    loss, step_size, *score = figure.subplots(1, panels)
     for index, (name, curves) in enumerate(lines.items()):
         style = line_style(index, label=as_label(name), linewidth=1.4)
         step_sizes = np.where(curves.step_sizes > 0, curves.step_sizes, np.nan)
         draw_range(loss, np.arange(curves.losses.shape[1]) + 1, curves.losses, style)
         draw_range(step_size, np.arange(step_sizes.shape[1]) + 1, step_sizes, style)
-        if curves.scores.size:
+        if score and curves.scores.size:
             dots = line_style(index, markersize=4, linewidth=1.4)
-            draw_range(score, curves.epochs, curves.scores, dots, logarithmic=False)
+            draw_range(score[0], curves.epochs, curves.scores, dots, logarithmic=False)
     for axis, label in ((loss, loss_label), (step_size, "step size")):
         axis.set(xlabel="step", ylabel=label, yscale="log")
+    leave_out_the_end_of_a_schedule(step_size)
+    for axis in (loss, step_size):
         label_plainly(axis.yaxis)
-    score.set(xlabel="epoch", ylabel=as_label(score_label))
+    for axis in score:
+        axis.set(xlabel="epoch", ylabel=as_label(score_label))
+        axis.locator_params(axis="x", integer=True)
+        widen_score_axis(axis)
     for axis in figure.axes:
         tidy(axis)
     add_legend(figure)

@@ -11,6 +11,7 @@ task with each seed.
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
 import sys
@@ -200,7 +201,7 @@ def report(runs: pd.DataFrame, output_dir: Path, args: ReportArguments) -> str:
     versions = sorted({", ".join(f"{k} {v}" for k, v in versions.items()) for versions in runs["versions"]})
     made_on = f"{'; '.join(sorted(map(str, runs['device'].unique())))}. Versions: {'; '.join(versions)}."
     parts = [
-        "# Report",
+        f"# Report on {_plain(Path(args.results).resolve().name)}",
         f"{len(runs)} runs on {_plain(made_on)}",
         __doc__.split("\n\n")[2].replace("\n", " "),
         "## All tasks",
@@ -294,11 +295,9 @@ def _smoothed(values: list[float], decay: float) -> list[float]:
 
 
 def _markdown(table: pd.DataFrame) -> str:
+    table = table.rename(columns=_plain).map(lambda cell: _plain(cell) if isinstance(cell, str) else cell)
     table = table.replace(np.inf, np.nan).astype(object)
-    table = table.where(table.notna(), None).rename(columns=_plain)
-    return table.map(lambda cell: _plain(cell) if isinstance(cell, str) else cell).to_markdown(
-        index=False, floatfmt=".3f", missingval=""
-    )
+    return table.where(table.notna(), None).to_markdown(index=False, floatfmt=".3f", missingval="")
 
 
 def _plain(text: Any) -> str:
@@ -326,7 +325,7 @@ def as_page(text: str, directory: Path) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
-<title>Report</title>
+<title>{html.escape(text.splitlines()[0].lstrip("# "))}</title>
 <style>
 body {{ font: 15px system-ui; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }}
 img {{ max-width: 100% }}

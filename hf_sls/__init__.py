@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .plotting import plot_landscape, plot_run, plot_runs
     from .trainer import LineSearchTrainerMixin, SLSTrainer
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "PLASLS",

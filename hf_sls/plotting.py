@@ -27,12 +27,13 @@ _STYLES = (
 def plot_run(log_history: Sequence[dict[str, Any]], path: str | Path, metric: str = "eval_accuracy") -> None:
     """Plot loss and step size against steps, both on log axes, and an evaluation metric against epochs.
 
-    The run may have any optimizer; with a stock one the learning rate takes the place of the step size.
+    The run may have any optimizer; with a stock one the learning rate takes the place of the step size. The title has
+    the number of steps, the cost of the search, and the last score.
 
     Args:
         log_history: `trainer.state.log_history`, or the list of that name in `trainer_state.json`.
         path: file to write; its extension sets the format (`.png`, `.svg`, `.pdf`).
-        metric: key of the evaluation metric. If the history does not have it, its panel is left out.
+        metric: key of the evaluation metric. Its panel is left out if the history has fewer than two values of it.
 
     Raises:
         ImportError: matplotlib is not installed; `pip install "hf-sls[plot]"`.
@@ -46,8 +47,9 @@ def plot_runs(
 ) -> None:
     """Plot several runs in one figure, in the panels of `plot_run`.
 
-    Thin lines are losses and step sizes as logged. Thick lines are their moving geometric mean, over a window of a
-    twentieth of the run around each step.
+    Thin lines are the losses as logged. Thick lines are their moving geometric mean, over a window of a twentieth of
+    the run around each step. The window narrows to the step itself at the start of the run. Step sizes are drawn as
+    logged. The axis of a score between 0 and 1 covers at least a range of 0.2.
 
     Args:
         log_histories: `trainer.state.log_history` of each run, by its name in the legend.
@@ -62,24 +64,35 @@ def plot_runs(
     if not runs:
         raise ValueError("log_histories={} is not allowed: at least one run is needed.")
     scores = [run.by_epoch(metric) for run in runs]
-    panels = 3 if any(scores) else 2
-    figure = new_figure(3.1 * panels, 2.9 if len(runs) == 1 else 3.2)
+    has_curve = any(len(score) > 1 for score in scores)
+    panels = 3 if has_curve else 2
+    figure = new_figure(3.1 * panels, 3.2)
     axes = figure.subplots(1, panels)
-    for axis, key, label in ((axes[0], "loss", "training loss"), (axes[1], "learning_rate", _step_size_label(runs))):
-        for index, run in enumerate(runs):
-            logged = [(entry["step"], entry[key]) for entry in run.steps if key in entry]
-            _draw(axis, logged, run.name, index, smooth=len(runs) > 1)
+    for index, run in enumerate(runs):
+        style = line_style(index, linewidth=1.8 if len(runs) > 1 else 1.2, label=as_label(run.name))
+        steps, losses = run.logged("loss")
+        if len(runs) > 1:
+            axes[0].plot(steps, losses, **{**style, "linewidth": 0.6, "linestyle": "-", "alpha": 0.3, "label": None})
+            losses = _geometric_mean(losses)
+        axes[0].plot(steps, losses, **style)
+        axes[1].plot(*run.logged("learning_rate"), **style)
+    for axis, label in ((axes[0], "training loss"), (axes[1], _step_size_label(runs))):
         axis.set(xlabel="step", ylabel=label, yscale="log")
+    leave_out_the_end_of_a_schedule(axes[1])
+    for axis in axes[:2]:
         label_plainly(axis.yaxis)
-    if any(scores):
+    if has_curve:
         for index, score in enumerate(scores):
             axes[2].plot(list(score), list(score.values()), **line_style(index, markersize=4))
         axes[2].set(xlabel="epoch", ylabel=metric.removeprefix("eval_").replace("_", " "))
         axes[2].locator_params(axis="x", integer=True)
+        widen_score_axis(axes[2])
     for axis in axes:
         tidy(axis)
     if len(runs) > 1:
         add_legend(figure)
+    else:
+        figure.suptitle(as_label(_title(runs[0], metric)), fontsize="medium")
     figure.savefig(path, dpi=150)
 
 
@@ -156,16 +169,37 @@ def tidy(axis: Any) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
+def widen_score_axis(axis: Any, least: float = 0.2) -> None:
+    """Widen the y axis of scores between 0 and 1 to a range of `least`, so that small differences look small."""
+    low, high = axis.get_ylim()
+    data = axis.dataLim
+    if 0 <= data.y0 <= data.y1 <= 1 and high - low < least:
+        margin = 0.02
+        bottom = min(max((low + high - least) / 2, -margin), 1 + margin - least)
+        axis.set_ylim(bottom, bottom + least)
+
+
+def leave_out_the_end_of_a_schedule(axis: Any) -> None:
+    """Limit a logarithmic axis of step sizes to four powers of ten: a cosine schedule ends at nearly zero."""
+    low, high = axis.get_ylim()
+    axis.set_ylim(max(low, high / 1e4), high)
+
+
 def label_plainly(axis: Any) -> None:
-    """Label a logarithmic axis (`axis.xaxis` or `axis.yaxis`) with 0.7 for 7 x 10^-1, at as many ticks as fit."""
+    """Label a logarithmic axis (`axis.xaxis` or `axis.yaxis`) with 0.7 and 2e-5, at as many ticks as fit."""
     from matplotlib.ticker import FuncFormatter
 
     low, high = axis.get_view_interval()
     room = high / low
     digits = "123456789" if room < 3 else "12346" if room < 10 else "125" if room < 100 else "1"
-    formatter = FuncFormatter(lambda value, _: f"{value:.3g}" if f"{value:e}"[0] in digits else "")
-    axis.set_major_formatter(formatter)
-    axis.set_minor_formatter(formatter)
+
+    def label(value: float, _: int) -> str:
+        if f"{value:e}"[0] not in digits:
+            return ""
+        return f"{value:.3g}" if value > 5e-4 else f"{value:.0e}".replace("e-0", "e-")
+
+    axis.set_major_formatter(FuncFormatter(label))
+    axis.set_minor_formatter(FuncFormatter(label))
 
 
 def as_label(name: str) -> str:
@@ -184,25 +218,35 @@ def add_legend(figure: Any) -> None:
         legend.remove()
 
 
-def _draw(axis: Any, logged: list[tuple[float, float]], name: str, index: int, smooth: bool) -> None:
-    steps, values = zip(*logged)
-    if not smooth:
-        axis.plot(steps, values, **line_style(index, linewidth=1.2))
-        return
-    axis.plot(steps, values, **line_style(index, linewidth=0.6, linestyle="-", alpha=0.3))
-    axis.plot(steps, _geometric_mean(values), **line_style(index, linewidth=1.8, label=as_label(name)))
-
-
 def _geometric_mean(values: Sequence[float]) -> Any:
-    """Return the moving geometric mean over a twentieth of the values around each, over fewer at the ends."""
+    """Return the moving geometric mean over a twentieth of the values around each.
+
+    At the start the window reaches as far ahead as back, so the first mean is the first value. At the end it ends.
+    """
     import numpy
 
     logs = numpy.log(numpy.where(numpy.asarray(values) > 0, values, numpy.nan))
-    window = numpy.ones(2 * (len(logs) // 40) + 1)
-    known = numpy.isfinite(logs)
-    total = numpy.convolve(numpy.where(known, logs, 0), window, mode="same")
-    count = numpy.convolve(known, window, mode="same")
-    return numpy.exp(numpy.divide(total, count, out=numpy.full(len(logs), numpy.nan), where=count > 0))
+    half = len(logs) // 40
+    means = []
+    for index in range(len(logs)):
+        reach = min(half, index)
+        window = logs[index - reach : index + reach + 1]
+        known = window[numpy.isfinite(window)]
+        means.append(numpy.exp(known.mean()) if len(known) else numpy.nan)
+    return means
+
+
+def _title(run: Run, metric: str) -> str:
+    """Return the name of a run, its number of steps, the cost of its search, and its last score."""
+    summary = run.summary(metric)
+    last = summary[f"last {metric}"]
+    passes = summary["forward passes per step"]
+    facts = [
+        f"{summary['steps']:.0f} steps",
+        *([f"{passes:.2f} forward passes per step"] if passes > 1 else []),
+        *([f"{metric.removeprefix('eval_').replace('_', ' ')} {last:.3f}"] if isfinite(last) else []),
+    ]
+    return f"{run.name}: {', '.join(facts)}" if run.name else ", ".join(facts)
 
 
 def _step_size_label(runs: Sequence[Run]) -> str:

@@ -65,6 +65,11 @@ class Run:
         """Whether a line search found the step sizes."""
         return "step_size" in self.steps[-1]
 
+    def logged(self, key: str) -> tuple[list[float], list[float]]:
+        """Return the steps with a training loss at which `key` was logged, and its values."""
+        entries = [entry for entry in self.steps if key in entry]
+        return [entry["step"] for entry in entries], [entry[key] for entry in entries]
+
     def by_epoch(self, metric: str) -> dict[float, float]:
         """Return a metric by epoch; of several evaluations at one epoch the last one counts."""
         return {entry["epoch"]: entry[metric] for entry in self.log_history if metric in entry}

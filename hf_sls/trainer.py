@@ -77,8 +77,9 @@ class LineSearchTrainerMixin(PushMixin, _Base):
     - `slope`, `criterion_ratio`: the slope `s`, and the decrease over the decrease that the criterion requires, per
       search that found a step; missing where none did,
 
-    all of them means since the last log, but for `step_size`. The final metrics have `train_forward_passes_per_step`,
-    which counts the pass with gradients too.
+    all of them means since the last log, but for `step_size`. The final metrics, which a run that is shorter than
+    `logging_steps` logs too, have `train_forward_passes_per_step`, which counts the pass with gradients, and
+    `train_step_size`, the step size found, before the schedule scales it.
 
         >>> class MyTrainer(LineSearchTrainerMixin, Trainer):
         ...     pass
@@ -333,6 +334,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
                 self._counts_at_last_log = counts
             elif "train_loss" in logs:
                 logs["train_forward_passes_per_step"] = optimizer.forward_passes_per_step
+                logs["train_step_size"] = optimizer.found_step_sizes[0]
         super().log(logs, *args, **kwargs)
 
     # ---- The model card ----

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import runpy
@@ -31,6 +32,7 @@ from .glue import SCRIPTS
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("[!_]*/**/*.md"))]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
+NOTEBOOKS = sorted((ROOT / "docs").glob("[!_]*/**/*.ipynb"))
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
@@ -67,6 +69,20 @@ def test_code_blocks_that_need_a_gpu_compile(page: Path) -> None:
     _, examples = blocks(page, CodeBlockParser("py", PythonEvaluator()))
     for example in examples:
         compile(example.parsed, page.name, "exec")
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebooks_run(notebook: Path) -> None:
+    """Every cell but the one that installs; a picture is drawn."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert [cell for cell in code if cell.startswith("%")] == code[:1]
+    assert all(not cell["outputs"] for cell in cells if cell["cell_type"] == "code")
+    namespace: dict[str, Any] = {}
+    for cell in code[1:]:
+        exec(cell, namespace)
+    assert list(Path().glob("*.png"))
 
 
 def before(diff: str) -> str:
@@ -131,6 +147,18 @@ def test_extras_that_are_installed_exist(page: Path) -> None:
             for extra in re.findall(r"\[(.*)\]", " ".join(words)):
                 for name in extra.split(","):
                     assert re.search(rf"^{name} = \[", project, flags=re.MULTILINE), (words, name)
+
+
+def test_every_file_names_the_version_of_the_package() -> None:
+    named = {
+        "CITATION.cff": r"^version: (\S+)$",
+        "CHANGELOG.md": r"^## ([\d.]+) \(",
+        "README.md": r"version += \{(.+)\}",
+    }
+    for name, pattern in named.items():
+        found = re.search(pattern, (ROOT / name).read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert found is not None, name
+        assert found[1] == hf_sls.__version__, name
 
 
 def test_the_reference_has_every_public_name() -> None:

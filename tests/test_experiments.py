@@ -312,11 +312,15 @@ def test_the_curves_are_those_of_the_results(tmp_path: Path, monkeypatch: pytest
     drawn: list[figures.Figure] = []
     monkeypatch.setattr(figures.Figure, "savefig", lambda self, *args, **kwargs: drawn.append(self))
     runs = [made_up("mnist", seed, [0.5 * 4**seed, 0.1], [1e-3, 1e-4 * 4**seed]) for seed in (0, 1)]
+    figures.draw_curves({"sls": runs}, "accuracy", tmp_path / "one evaluation.png", "")
+    assert len(drawn.pop().axes) == 2
+    for run in runs:
+        run["evaluations"] += [{"epoch": 2.0, "loss": 0.4, "accuracy": 0.5}]
     figures.draw_curves({"sls": runs}, "accuracy", tmp_path / "a.png", "")
     loss, step_size, score = drawn[0].axes
     np.testing.assert_allclose(loss.lines[0].get_ydata(), [1.0, 0.1])
     np.testing.assert_allclose(step_size.lines[0].get_ydata(), [1e-3, 2e-4])
-    assert score.lines[0].get_xydata().tolist() == [[1.0, 0.25]]
+    assert score.lines[0].get_xydata().tolist() == [[1.0, 0.25], [2.0, 0.5]]
     assert [axis.get_yscale() for axis in drawn[0].axes] == ["log", "log", "linear"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ matplotlib = pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
 
 from hf_sls import plot_run, plot_runs
-from hf_sls.plotting import line_style
+from hf_sls.plotting import as_label, line_style
 
 HISTORY: list[dict[str, Any]] = [
     {"step": 1, "epoch": 0.5, "loss": 0.7, "learning_rate": 1e-3},
@@ -46,6 +47,56 @@ def test_the_numbers_are_those_of_the_history(drawn: list[Figure]) -> None:
 def test_without_an_evaluation_its_panel_is_left_out(drawn: list[Figure]) -> None:
     plot_run(HISTORY, "run.png", metric="eval_f1")
     assert len(drawn[0].axes) == 2
+
+
+def test_one_evaluation_is_in_the_title_and_has_no_panel(drawn: list[Figure]) -> None:
+    plot_run([entry for entry in HISTORY if entry["epoch"] < 2], "run.png")
+    assert len(drawn[0].axes) == 2
+    assert drawn[0].get_suptitle() == "3 steps, accuracy 0.600"
+
+
+def test_the_title_has_the_name_the_cost_and_the_last_score(drawn: list[Figure]) -> None:
+    history = [*HISTORY, {"step": 4, "epoch": 2.0, "train_loss": 0.4, "train_forward_passes_per_step": 1.25}]
+    history = [{**entry, "step_size": 1.0} if "loss" in entry else entry for entry in history]
+    plot_runs({"$out$": history}, "run.png")
+    assert drawn[0].get_suptitle() == as_label("$out$: 4 steps, 1.25 forward passes per step, accuracy 0.800")
+
+
+def test_smoothing_shows_the_first_step_and_leaves_step_sizes_alone(drawn: list[Figure]) -> None:
+    """Each smoothed loss is the geometric mean of its window, 2 to each side of 80 steps, fewer at both ends."""
+    losses = [2.0**-step for step in range(80)]
+    history = [{"step": i + 1, "epoch": 1, "loss": loss, "learning_rate": loss} for i, loss in enumerate(losses)]
+    plot_runs({"a": history, "b": history}, "runs.png")
+    loss, step_size = drawn[0].axes
+    smoothed = loss.lines[1].get_ydata()
+    assert smoothed[:78] == pytest.approx(losses[:78])
+    assert smoothed[-1] == pytest.approx(statistics.geometric_mean(losses[-3:]))
+    assert list(step_size.lines[0].get_ydata()) == losses
+
+
+@pytest.mark.parametrize(
+    ("scores", "limits"),
+    [
+        ((0.80, 0.81), (0.705, 0.905)),
+        ((0.99, 1.0), (0.82, 1.02)),
+        ((0.0, 0.0), (-0.02, 0.18)),
+        ((0.2, 0.9), (0.165, 0.935)),
+        ((31.0, 31.1), (30.995, 31.105)),
+    ],
+)
+def test_the_axis_of_a_score_does_not_exaggerate(
+    scores: tuple[float, float], limits: tuple[float, float], drawn: list[Figure]
+) -> None:
+    """It has a range of 0.2 at least, within 0 and 1; a score of another scale has matplotlib's own margin of 5 %."""
+    evaluations = [{"step": i, "epoch": i, "eval_accuracy": score} for i, score in enumerate(scores)]
+    plot_run([*HISTORY[:2], *evaluations], "run.png")
+    assert drawn[0].axes[2].get_ylim() == pytest.approx(limits)
+
+
+def test_the_end_of_a_cosine_schedule_does_not_flatten_the_step_sizes(drawn: list[Figure]) -> None:
+    plot_run([*HISTORY, {"step": 5, "epoch": 2.5, "loss": 0.2, "learning_rate": 1e-12}], "run.png")
+    low, high = drawn[0].axes[1].get_ylim()
+    assert high / low == pytest.approx(1e4)
 
 
 @pytest.mark.parametrize("extension", [".png", ".svg"])

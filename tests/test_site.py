@@ -32,6 +32,12 @@ BEYOND_THE_SCREEN = """
 }).map(element => element.outerHTML.slice(0, 80))
 """
 
+HEIGHTS_OF_PICTURES = """
+() => [...document.querySelectorAll("article img:not([src*='_static'])")].map(
+    image => [image.src, image.getBoundingClientRect().height]
+)
+"""
+
 pytestmark = [pytest.mark.site, pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium or google-chrome")]
 
 
@@ -49,14 +55,16 @@ class Site:
 
 @dataclass(frozen=True)
 class Visit:
-    """What a browser found on a page: anchors, links, missing images, complaints, what the screen cuts off."""
+    """What a browser found on a page, what it complained of, and what it did not show whole."""
 
+    title: str
     ids: set[str]
     links: list[str]
     images: int
     missing_images: list[str]
     complaints: list[str]
     cut_off: list[str]
+    low_pictures: list[str]
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -101,17 +109,21 @@ def visits(site: Site, browser: Any, viewport: dict[str, int], screenshots: Path
         page.goto(site.url(name), wait_until="load")
         images = page.eval_on_selector_all("img", "all => all.map(image => [image.src, image.naturalWidth])")
         found[name] = Visit(
+            title=page.title(),
             ids=set(page.eval_on_selector_all("[id]", "all => all.map(element => element.id)")),
             links=page.eval_on_selector_all("a[href]", "all => all.map(link => link.href)"),
             images=len(images),
             missing_images=[source for source, width in images if not width],
             complaints=list(complaints),
             cut_off=page.evaluate(BEYOND_THE_SCREEN),
+            low_pictures=[source for source, height in page.evaluate(HEIGHTS_OF_PICTURES) if height < 180],
         )
-        if screenshots is not None:
+        for scheme in ("light", "dark") if screenshots is not None else ():
             screenshots.mkdir(parents=True, exist_ok=True)
-            picture = f"{name.removesuffix('.html').replace('/', '-')}-{viewport['width']}.png"
+            page.emulate_media(color_scheme=scheme)
+            picture = f"{name.removesuffix('.html').replace('/', '-')}-{viewport['width']}-{scheme}.png"
             page.screenshot(path=screenshots / picture, full_page=True)
+        page.emulate_media(color_scheme="light")
     page.close()
     return found
 
@@ -133,6 +145,26 @@ def test_pictures_load(seen: dict[str, Visit]) -> None:
 
 def test_nothing_is_cut_off_by_the_screen(seen: dict[str, Visit]) -> None:
     assert {name: visit.cut_off for name, visit in seen.items() if visit.cut_off} == {}
+
+
+def test_no_picture_is_too_small_to_read(seen: dict[str, Visit]) -> None:
+    """A picture of several panels scrolls on a phone instead of shrinking."""
+    assert {name: visit.low_pictures for name, visit in seen.items() if visit.low_pictures} == {}
+
+
+def test_pictures_are_dark_where_the_page_is(site: Site, browser: Any) -> None:
+    """By the choice of the system, and by the reader's own with the switch of the page."""
+    page = browser.new_page(viewport=DESKTOP, color_scheme="dark")
+    page.goto(site.url("index.html"))
+    for chosen, expected in (("auto", "invert"), ("light", "none"), ("dark", "invert")):
+        page.evaluate("theme => { document.body.dataset.theme = theme }", chosen)
+        assert page.eval_on_selector("article img", "image => getComputedStyle(image).filter").startswith(expected)
+    page.close()
+
+
+def test_no_two_pages_have_one_title(seen: dict[str, Visit]) -> None:
+    titles = [visit.title for visit in seen.values()]
+    assert sorted(titles) == sorted(set(titles))
 
 
 def test_no_link_is_broken(site: Site, seen: dict[str, Visit]) -> None:

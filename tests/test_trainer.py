@@ -174,6 +174,18 @@ def test_logs_carry_the_search(arguments: Any) -> None:
     assert result.metrics["train_forward_passes_per_step"] == pytest.approx(1 + trials / 12)
 
 
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_a_run_without_a_training_log_ends_with_its_step_size(schedule: str, arguments: Any) -> None:
+    """Of the constant schedule, the step size is the last one taken; the linear one has shortened its steps."""
+    args = arguments(max_steps=80, logging_steps=500, lr_scheduler_type=schedule)
+    trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
+    result = trainer.train()
+    assert losses(trainer) == []
+    assert trainer.state.log_history[-1]["train_step_size"] == result.metrics["train_step_size"]
+    taken = trainer.line_search_optimizer.last_report.step_size
+    assert taken == pytest.approx(result.metrics["train_step_size"] * (1.0 if schedule == "constant" else 1 / 80))
+
+
 def test_forward_passes_are_those_reported(arguments: Any) -> None:
     """Counted at the model itself."""
     model, calls = tiny_bert(), []

@@ -89,7 +89,7 @@ def draw_panels(
         path: the PNG to write.
         description: kept in the file, as its metadata.
     """
-    figure = new_figure(12, 3.6)
+    figure = new_figure(10, 3.4)
     for axis, (setting, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
         values = sorted({value for points in lines.values() for value in points})
         for index, (label, points) in enumerate(lines.items()):

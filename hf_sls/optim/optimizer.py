@@ -200,6 +200,11 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         skipped = self.last_report is not None and self.last_report.outcome == "non_finite"
         return [0.0 if skipped else group["step_size"] for group in self.param_groups]
 
+    @property
+    def found_step_sizes(self) -> list[float]:
+        """The step size of each group before the schedule scales it; 0 before the first step."""
+        return [float(group["line_search"]["initial_step"]["step_size"]) for group in self.param_groups]
+
     def _read_skips(self) -> None:
         """Add the skipped steps without a search to the counts; the device has kept their number until now."""
         if self._skips is not None:
