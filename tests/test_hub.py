@@ -421,9 +421,8 @@ def test_run_sft_pushes_the_adapter(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CI", "true")  # no telemetry
-    Path("tiny").symlink_to(language_model_dir)
     Path("speeches.txt").write_text("\n\n".join(f"Speak, {i}." for i in range(8)))
-    where = ["--train_file", "speeches.txt", "--model_name_or_path", "tiny", "--output_dir", "sft"]
+    where = ["--train_file", "speeches.txt", "--model_name_or_path", str(language_model_dir), "--output_dir", "sft"]
     short = ["--max_steps", "2", "--use_cpu", "true", "--report_to", "none", "--disable_tqdm", "true"]
     monkeypatch.setattr(sys, "argv", ["run_sft.py", *where, *short, "--push_to_hub", "--hub_token", WRITER])
     run_sft.main()
@@ -435,6 +434,9 @@ def test_run_sft_pushes_the_adapter(
     assert 'model="alice/sft"' in card.text
     assert "a fine-tuned version of a local model" in card.text
     assert not re.search(f"hf_[a-z]{{30}}|{tmp_path}|{language_model_dir}", card.content)
+    adapter = json.loads(hub.files("alice/sft")["adapter_config.json"])
+    assert adapter["base_model_name_or_path"] == language_model_dir.name
+    assert json.loads(Path("sft/adapter_config.json").read_text()) == adapter
 
 
 def test_a_card_publishes_no_secret(tmp_path: Path) -> None:
