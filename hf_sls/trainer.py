@@ -289,7 +289,25 @@ class LineSearchTrainerMixin(PushMixin, _Base):
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
-        self.accelerator.clip_grad_norm_ = self._recording_the_norm(self.accelerator.clip_grad_norm_)
+        clip_grad_norm_ = self.accelerator.clip_grad_norm_
+
+        def clip(parameters: Any, *args: Any, **kwargs: Any) -> Any:
+            return clip_grad_norm_(self._with_weights_of_the_loss(parameters), *args, **kwargs)
+
+        self.accelerator.clip_grad_norm_ = self._recording_the_norm(clip)
+
+    def _with_weights_of_the_loss(self, parameters: Any) -> Any:
+        """Return the parameters to clip; with a line search, those that only the optimizer has come after them.
+
+        The Trainer clips the parameters of the model. A library may train weights of its loss beside them, and the
+        search corrects its slope by one factor for all.
+        """
+        if self.window is None or self.line_search_optimizer is None:
+            return parameters
+        clipped = list(parameters)
+        known = {id(parameter) for parameter in clipped}
+        trained = [parameter for group in self.line_search_optimizer.param_groups for parameter in group["params"]]
+        return clipped + [parameter for parameter in trained if id(parameter) not in known]
 
     def _recording_the_norm(self, clip_grad_norm_: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap a function that clips, to tell the window by how much."""

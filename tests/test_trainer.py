@@ -509,6 +509,16 @@ def test_the_host_chooses_what_is_trained(optim: str, arguments: Any) -> None:
     assert own["initial_lr"] == pytest.approx(ratio * others[0]["initial_lr"])
 
 
+def test_clipping_includes_the_weights_of_the_loss(arguments: Any) -> None:
+    slopes = []
+    for max_grad_norm in (0.0, 0.01):
+        args = arguments(max_steps=1, optim="adam_sls", max_grad_norm=max_grad_norm, adam_epsilon=1e-12)
+        trainer = LossWithWeightsSearched(model=tiny_bert(), args=args, train_dataset=classification_rows())
+        trainer.train()
+        slopes.append(trainer.line_search_optimizer.last_report.slope)
+    assert slopes[1] == pytest.approx(slopes[0], rel=1e-3)
+
+
 def test_inputs_that_the_loss_changes_are_the_same_in_a_trial(arguments: Any) -> None:
     """In place, and by taking something out of a nested mapping."""
     seen: list[tuple[bool, float]] = []
