@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from transformers import Trainer
@@ -40,6 +41,27 @@ def _shards_batches(trainer: Trainer) -> bool:
     return config is not None and any(getattr(config, f"{kind}_enabled", False) for kind in ("tp", "cp", "sp"))
 
 
+def _deepspeed(trainer: Trainer, *names: str) -> Any:
+    """Return an entry of the DeepSpeed configuration, `{}` if it has none."""
+    entry = getattr(getattr(trainer.accelerator.state, "deepspeed_plugin", None), "deepspeed_config", {})
+    for name in names:
+        entry = entry.get(name) or {}
+    return entry
+
+
+def _partitions_with_zero(trainer: Trainer) -> bool:
+    zero = _deepspeed(trainer, "zero_optimization")
+    offloads = [zero.get(f"offload_{what}") or {} for what in ("optimizer", "param")]
+    return (
+        zero.get("stage") in (1, 2, 3)
+        and trainer.accelerator.mixed_precision in ("no", "bf16")
+        and all(each.get("device", "none") == "none" for each in offloads)
+        and not any(zero.get(name) for name in ("cpu_offload", "zenflow"))
+        and zero.get("mics_shard_size", -1) <= 0
+        and not any(_deepspeed(trainer, name) for name in ("tensor_parallel", "expert_parallel", "pipeline"))
+    )
+
+
 def _has_sparse_gradients(trainer: Trainer) -> bool:
     return any(
         isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse and module.weight.requires_grad
@@ -49,10 +71,19 @@ def _has_sparse_gradients(trainer: Trainer) -> bool:
 
 AT_CREATION = (
     Refusal(
-        "DeepSpeed",
-        "it takes the optimizer step inside backward, where no closure can be evaluated",
-        "Use FSDP2",
-        lambda trainer: trainer.is_deepspeed_enabled,
+        "an optimizer or a scheduler in the DeepSpeed configuration",
+        "DeepSpeed trains with it, instead of the line search",
+        "Leave it out of the configuration; the Trainer passes its own",
+        lambda trainer: (
+            trainer.is_deepspeed_enabled and any(_deepspeed(trainer, name) for name in ("optimizer", "scheduler"))
+        ),
+    ),
+    Refusal(
+        "DeepSpeed in this configuration",
+        "only ZeRO-1, 2 and 3 in fp32 or bf16, without offloading, MiCS, ZenFlow, tensor or expert parallelism, give "
+        "each process one part of all parameters on the device of the loss",
+        "Use ZeRO so, or FSDP2",
+        lambda trainer: trainer.is_deepspeed_enabled and not _partitions_with_zero(trainer),
     ),
     Refusal(
         "FSDP1",

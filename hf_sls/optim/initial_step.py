@@ -14,6 +14,7 @@ Memory = dict[str, float]
 _MOMENTUM_STEPS = 10
 """For how many steps a momentum that decays by 0.9 keeps its direction, 1 / (1 - 0.9)."""
 
+
 class InitialStep:
     """Picks the first step size that a search tries. A frozen rule; its memory is plain numbers.
 
