@@ -50,15 +50,23 @@ def _deepspeed(trainer: Trainer, *names: str) -> Any:
 
 
 def _partitions_with_zero(trainer: Trainer) -> bool:
+    """Whether DeepSpeed keeps the gradients that `GradientCollector` was given, and one partition in each process."""
     zero = _deepspeed(trainer, "zero_optimization")
     offloads = [zero.get(f"offload_{what}") or {} for what in ("optimizer", "param")]
     return (
         zero.get("stage") in (1, 2, 3)
         and trainer.accelerator.mixed_precision in ("no", "bf16")
-        and all(each.get("device", "none") == "none" for each in offloads)
+        and all(each.get("device") in (None, "none") for each in offloads)
         and not any(zero.get(name) for name in ("cpu_offload", "zenflow"))
         and zero.get("mics_shard_size", -1) <= 0
-        and not any(_deepspeed(trainer, name) for name in ("tensor_parallel", "expert_parallel", "pipeline"))
+        and not any(_deepspeed(trainer, name) for name in ("tensor_parallel", "expert_parallel"))
+        and not _deepspeed(trainer, "torch_autocast", "enabled")
+        and not (
+            # DeepSpeed's BF16_Optimizer sets the gradients to zero after its step.
+            zero["stage"] == 1
+            and trainer.accelerator.mixed_precision == "bf16"
+            and _deepspeed(trainer, "data_types", "grad_accum_dtype")
+        )
     )
 
 
@@ -80,9 +88,9 @@ AT_CREATION = (
     ),
     Refusal(
         "DeepSpeed in this configuration",
-        "only ZeRO-1, 2 and 3 in fp32 or bf16, without offloading, MiCS, ZenFlow, tensor or expert parallelism, give "
-        "each process one part of all parameters on the device of the loss",
-        "Use ZeRO so, or FSDP2",
+        "a line search needs ZeRO-1, 2 or 3 in fp32 or bf16, without offloading, MiCS, ZenFlow, `torch_autocast`, "
+        "tensor or expert parallelism, and without `grad_accum_dtype` in ZeRO-1 with bf16",
+        "Change the configuration, or use FSDP2",
         lambda trainer: trainer.is_deepspeed_enabled and not _partitions_with_zero(trainer),
     ),
     Refusal(
@@ -99,7 +107,7 @@ AT_CREATION = (
     ),
     Refusal(
         "tensor, context or sequence parallelism",
-        "the batch is sharded in place and cannot be evaluated again",
+        "no test has compared its trials with those of one process",
         "Use DDP or FSDP2",
         _shards_batches,
     ),

@@ -21,7 +21,7 @@ from .closure import LossClosure
 from .optim import LineSearchOptimizer
 
 
-class GradientCollector(AcceleratedOptimizer):  # type: ignore[misc]
+class GradientCollector(AcceleratedOptimizer):
     """Stands in for a line-search optimizer inside DeepSpeed's ZeRO optimizer.
 
     Args:
@@ -55,7 +55,8 @@ class GradientCollector(AcceleratedOptimizer):  # type: ignore[misc]
         for group in self.param_groups:
             group["params"] = [partition for owner, partition, _ in collected if owner is group]
         for _, partition, gradient in collected:
-            partition.grad, partition.shard_groups = gradient, (zero.dp_process_group,)
+            partition.grad = gradient
+            partition.shard_groups = (zero.dp_process_group,)  # type: ignore[attr-defined]
         window.gradient_scale = 1.0
         if engine.gradient_clipping() > 0:
             window.clipped(engine.get_global_grad_norm(), engine.gradient_clipping())
@@ -67,7 +68,7 @@ class GradientCollector(AcceleratedOptimizer):  # type: ignore[misc]
                 group["params"] = partitions
             for _, partition, _ in collected:
                 partition.grad = None
-                del partition.shard_groups  # cannot be pickled, as ZeRO-3 does when it saves
+                del partition.shard_groups  # type: ignore[attr-defined]  # ZeRO-3 pickles partitions when it saves
 
 
 class _Published:

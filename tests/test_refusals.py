@@ -47,6 +47,8 @@ def test_zero_is_allowed(stage: int) -> None:
         {"zero_optimization": {"stage": 2, "zenflow": {"topk_ratio": 0.1}}},
         {"zero_optimization": {"stage": 1}, "tensor_parallel": {"autotp_size": 2}},
         {"zero_optimization": {"stage": 2}, "mixed_precision": "fp16"},
+        {"zero_optimization": {"stage": 3}, "torch_autocast": {"enabled": True}},
+        {"zero_optimization": {"stage": 1}, "mixed_precision": "bf16", "data_types": {"grad_accum_dtype": "fp32"}},
     ],
 )
 def test_other_configurations_of_deepspeed_are_refused(config: dict[str, Any]) -> None:

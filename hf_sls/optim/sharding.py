@@ -27,7 +27,9 @@ def shard_groups(tensor: Tensor) -> ShardGroups:
     """
     if not isinstance(tensor, DTensor):
         return getattr(tensor, "shard_groups", ())
-    return tuple(tensor.device_mesh.get_group(axis) for axis, kind in enumerate(tensor.placements) if kind.is_shard())
+    return tuple(
+        tensor.device_mesh.get_group(axis) for axis, kind in enumerate(tensor.placements) if not kind.is_replicate()
+    )
 
 
 def are_several_processes() -> bool:
