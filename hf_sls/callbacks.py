@@ -149,5 +149,6 @@ def _problem(report: SearchReport) -> str | None:
 
 def line_search_of(optimizer: Any) -> LineSearchOptimizer | None:
     """Return the line-search optimizer without Accelerate's wrapper; `None` for any other optimizer."""
-    optimizer = getattr(optimizer, "optimizer", optimizer)
+    while not isinstance(optimizer, LineSearchOptimizer) and hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
     return optimizer if isinstance(optimizer, LineSearchOptimizer) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from transformers import Trainer
@@ -40,6 +41,35 @@ def _shards_batches(trainer: Trainer) -> bool:
     return config is not None and any(getattr(config, f"{kind}_enabled", False) for kind in ("tp", "cp", "sp"))
 
 
+def _deepspeed(trainer: Trainer, *names: str) -> Any:
+    """Return an entry of the DeepSpeed configuration, `{}` if it has none."""
+    entry = getattr(getattr(trainer.accelerator.state, "deepspeed_plugin", None), "deepspeed_config", {})
+    for name in names:
+        entry = entry.get(name) or {}
+    return entry
+
+
+def _partitions_with_zero(trainer: Trainer) -> bool:
+    """Whether DeepSpeed keeps the gradients that `GradientCollector` was given, and one partition in each process."""
+    zero = _deepspeed(trainer, "zero_optimization")
+    offloads = [zero.get(f"offload_{what}") or {} for what in ("optimizer", "param")]
+    return (
+        zero.get("stage") in (1, 2, 3)
+        and trainer.accelerator.mixed_precision in ("no", "bf16")
+        and all(each.get("device") in (None, "none") for each in offloads)
+        and not any(zero.get(name) for name in ("cpu_offload", "zenflow"))
+        and zero.get("mics_shard_size", -1) <= 0
+        and not any(_deepspeed(trainer, name) for name in ("tensor_parallel", "expert_parallel"))
+        and not _deepspeed(trainer, "torch_autocast", "enabled")
+        and not (
+            # DeepSpeed's BF16_Optimizer sets the gradients to zero after its step.
+            zero["stage"] == 1
+            and trainer.accelerator.mixed_precision == "bf16"
+            and _deepspeed(trainer, "data_types", "grad_accum_dtype")
+        )
+    )
+
+
 def _has_sparse_gradients(trainer: Trainer) -> bool:
     return any(
         isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse and module.weight.requires_grad
@@ -49,10 +79,19 @@ def _has_sparse_gradients(trainer: Trainer) -> bool:
 
 AT_CREATION = (
     Refusal(
-        "DeepSpeed",
-        "it takes the optimizer step inside backward, where no closure can be evaluated",
-        "Use FSDP2",
-        lambda trainer: trainer.is_deepspeed_enabled,
+        "an optimizer or a scheduler in the DeepSpeed configuration",
+        "DeepSpeed trains with it, instead of the line search",
+        "Leave it out of the configuration; the Trainer passes its own",
+        lambda trainer: (
+            trainer.is_deepspeed_enabled and any(_deepspeed(trainer, name) for name in ("optimizer", "scheduler"))
+        ),
+    ),
+    Refusal(
+        "DeepSpeed in this configuration",
+        "a line search needs ZeRO-1, 2 or 3 in fp32 or bf16, without offloading, MiCS, ZenFlow, `torch_autocast`, "
+        "tensor or expert parallelism, and without `grad_accum_dtype` in ZeRO-1 with bf16",
+        "Change the configuration, or use FSDP2",
+        lambda trainer: trainer.is_deepspeed_enabled and not _partitions_with_zero(trainer),
     ),
     Refusal(
         "FSDP1",
@@ -68,7 +107,7 @@ AT_CREATION = (
     ),
     Refusal(
         "tensor, context or sequence parallelism",
-        "the batch is sharded in place and cannot be evaluated again",
+        "no test has compared its trials with those of one process",
         "Use DDP or FSDP2",
         _shards_batches,
     ),

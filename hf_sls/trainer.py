@@ -40,6 +40,7 @@ from .training_args import (
     warn_of_arguments_without_effect,
 )
 from .window import StepWindow, WindowCallback
+from .zero import GradientCollector
 
 logger = logging.getLogger(__name__)
 
@@ -188,6 +189,13 @@ class LineSearchTrainerMixin(PushMixin, _Base):
                 self._add_own_callbacks()
         return super().create_scheduler(*args, **kwargs)
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Create the optimizer as the Trainer does; under DeepSpeed, in a `GradientCollector`."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self.is_deepspeed_enabled and isinstance(optimizer, LineSearchOptimizer):
+            self.optimizer = optimizer = GradientCollector(optimizer)
+        return optimizer
+
     # ---- Checkpoints ----
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -203,7 +211,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or self.line_search_optimizer is None:
+        if checkpoint is None or self.line_search_optimizer is None or self.is_deepspeed_enabled:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         require_files(checkpoint, OPTIMIZER_NAME, SCHEDULER_NAME)

@@ -146,6 +146,9 @@ class WindowCallback(TrainerCallback):
             if self._trainer.window is None:
                 raise NOT_RECORDED.error()
             optimizer.closure = self._trainer.window
+            if self._trainer.is_deepspeed_enabled:
+                engine = self._trainer.model_wrapped
+                engine.optimizer.optimizer.search(engine, self._trainer.window)
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         optimizer = self._trainer.line_search_optimizer

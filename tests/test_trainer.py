@@ -368,7 +368,7 @@ def test_an_optimizer_that_comes_late_is_treated_like_any(arguments: Any) -> Non
     assert trainer.callback_handler.callbacks == stock
     trainer = OwnOptimizer(model=tiny_bert(), args=args, train_dataset=classification_rows())
     trainer.is_deepspeed_enabled = True
-    with pytest.raises(ValueError, match="does not work with DeepSpeed"):
+    with pytest.raises(ValueError, match="does not work with DeepSpeed in this configuration"):
         trainer.create_optimizer_and_scheduler(3)
 
 
@@ -635,7 +635,7 @@ def test_trl_sft_trainer_by_the_mixin(arguments: Any) -> None:
 
 
 REFUSED: dict[str, Callable[[Any], None]] = {
-    "DeepSpeed": lambda trainer: setattr(trainer, "is_deepspeed_enabled", True),
+    "DeepSpeed in this configuration": lambda trainer: setattr(trainer, "is_deepspeed_enabled", True),
     "FSDP1": lambda trainer: setattr(trainer, "is_fsdp_enabled", True),
     "nn.DataParallel": lambda trainer: setattr(trainer.args, "_n_gpu", 2),
     "loss_type='dft'": lambda trainer: setattr(trainer.args, "loss_type", "dft"),

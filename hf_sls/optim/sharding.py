@@ -21,10 +21,15 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def shard_groups(tensor: Tensor) -> ShardGroups:
-    """Return the process groups over which `tensor` is sharded."""
+    """Return the process groups over which `tensor` is sharded.
+
+    A tensor of another library that is a part of a larger one names them in an attribute `shard_groups`.
+    """
     if not isinstance(tensor, DTensor):
-        return ()
-    return tuple(tensor.device_mesh.get_group(axis) for axis, kind in enumerate(tensor.placements) if kind.is_shard())
+        return getattr(tensor, "shard_groups", ())
+    return tuple(
+        tensor.device_mesh.get_group(axis) for axis, kind in enumerate(tensor.placements) if not kind.is_replicate()
+    )
 
 
 def are_several_processes() -> bool:
