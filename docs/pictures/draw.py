@@ -96,7 +96,7 @@ def measure() -> Landscape:
     batches = [loss_of(rows[i : i + BATCH]) for i in range(0, len(rows), BATCH)]
     for step in range(STEPS):
         optimizer.step(batches[step % len(batches)])
-    return look_along(model, optimizer, batches[STEPS % len(batches)], farthest=10, points=31, draws=4)
+    return look_along(model, optimizer, batches[STEPS % len(batches)], farthest=13, points=27, draws=3)
 
 
 def draw_armijo(landscape: Landscape, path: Path) -> None:
@@ -127,7 +127,7 @@ def draw_dropout(landscape: Landscape, path: Path) -> None:
 
 def new_axes() -> Axes:
     """Return the axes of a new figure, which is small enough for a phone."""
-    axes: Axes = new_figure(5.2, 3.5).subplots()
+    axes: Axes = new_figure(5.6, 4.2).subplots()
     tidy(axes)
     return axes
 
@@ -137,8 +137,9 @@ def save(axes: Axes, path: Path) -> None:
     axes.set(xlabel="step size", ylabel="loss")
     axes.locator_params(axis="x", nbins=6)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels())))
-    axes.legend(handles.values(), handles.keys(), frameon=False, fontsize=10)
-    axes.figure.savefig(path, metadata={"Date": None})
+    figure = axes.get_figure()
+    figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=2, frameon=False, fontsize=10)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
