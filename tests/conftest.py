@@ -116,10 +116,15 @@ def tiny_gpt2(dropout: float = 0.1, seed: int = 0) -> GPT2LMHeadModel:
 @pytest.fixture
 def arguments(tmp_path: Path) -> Callable[..., SLSTrainingArguments]:
     """Make training arguments for a short silent run; keywords override."""
+    return arguments_in(tmp_path)
+
+
+def arguments_in(folder: Path) -> Callable[..., SLSTrainingArguments]:
+    """Return a function that makes training arguments for a short silent run in a folder; keywords override."""
 
     def make(cls: Any = SLSTrainingArguments, **settings: Any) -> Any:
         defaults: dict[str, Any] = {
-            "output_dir": str(tmp_path / "run"),
+            "output_dir": str(folder / "run"),
             "per_device_train_batch_size": 4,
             "max_steps": 3,
             "logging_steps": 1,

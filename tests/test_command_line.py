@@ -23,19 +23,20 @@ from hf_sls import LineSearchCallback, SLSTrainer
 from hf_sls.__main__ import main
 from hf_sls.runs import Run, choose_metric
 
-from .conftest import classification_rows, tiny_bert
+from .conftest import arguments_in, classification_rows, tiny_bert
 
 
 def accuracy(prediction: Any) -> dict[str, float]:
     return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
 
 
-@pytest.fixture
-def runs(arguments: Any, tmp_path: Path) -> tuple[Path, Path]:
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run with a line search and its state saved, and one of the stock Trainer with AdamW and a checkpoint only."""
-    rows = classification_rows()
+    rows, folder = classification_rows(), tmp_path_factory.mktemp("runs")
+    arguments = arguments_in(folder)
     common = {"max_steps": 6, "eval_strategy": "steps", "eval_steps": 3}
-    args = arguments(output_dir=str(tmp_path / "sls"), **common)
+    args = arguments(output_dir=str(folder / "sls"), **common)
     callback = LineSearchCallback(landscape_steps=[1, 3])
     trainer = SLSTrainer(
         model=tiny_bert(),
@@ -49,11 +50,9 @@ def runs(arguments: Any, tmp_path: Path) -> tuple[Path, Path]:
     )
     trainer.train()
     trainer.save_state()
-    args = arguments(
-        TrainingArguments, output_dir=str(tmp_path / "adamw"), save_strategy="steps", save_steps=6, **common
-    )
+    args = arguments(TrainingArguments, output_dir=str(folder / "adamw"), save_strategy="steps", save_steps=6, **common)
     Trainer(model=tiny_bert(), args=args, train_dataset=rows, eval_dataset=rows).train()
-    return tmp_path / "sls", tmp_path / "adamw"
+    return folder / "sls", folder / "adamw"
 
 
 @pytest.fixture

