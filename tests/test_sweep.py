@@ -171,6 +171,7 @@ def test_a_run_that_dies_is_named_and_the_others_finish(swept: dict[str, Any]) -
     assert {result["optimizer"] for result in read_results(out)} == {"adam_sls", "salsa"}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_second_start_finds_everything_done(swept: dict[str, Any], started_again: dict[str, Any]) -> None:
     printed, ended = started_again["again"]
@@ -179,6 +180,7 @@ def test_a_second_start_finds_everything_done(swept: dict[str, Any], started_aga
     assert read_results(Path(swept["path"]) / "out") == started_again["results"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_more_than_there_is_cannot_be_asked_for(started_again: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"gpus_per_run=2\.0"):

@@ -758,6 +758,7 @@ def test_sparse_gradients_are_refused_before_training(arguments: Any) -> None:
     SLSTrainer(model=model, args=arguments(), train_dataset=classification_rows())
 
 
+@pytest.mark.long
 def test_compiled_models_are_compiled_once(arguments: Any) -> None:
     """One graph with gradients and one for the trials, whatever the number of steps."""
     torch._dynamo.reset()

@@ -73,7 +73,9 @@ def outcome(context: ForkServerContext, output: Path, scenario: str) -> Outcome:
     return Outcome(codes, printed, first, other, wait)
 
 
-@pytest.mark.parametrize("where", ["forward", "backward", "callback"])
+@pytest.mark.parametrize(
+    "where", ["forward", *(pytest.param(where, marks=pytest.mark.long) for where in ("backward", "callback"))]
+)
 def test_a_process_that_fails_and_lives_on_ends_the_other(
     where: str, processes: ForkServerContext, tmp_path: Path
 ) -> None:
@@ -101,7 +103,10 @@ def test_auto_find_batch_size_starts_again_on_all_processes(processes: ForkServe
 
 @pytest.mark.parametrize(
     ("scenario", "exception"),
-    [("forward everywhere", "ValueError: no price for today"), ("interrupt everywhere", "KeyboardInterrupt: stop")],
+    [
+        ("forward everywhere", "ValueError: no price for today"),
+        pytest.param("interrupt everywhere", "KeyboardInterrupt: stop", marks=pytest.mark.long),
+    ],
 )
 def test_an_exception_on_all_processes_stays_what_it_is(
     scenario: str, exception: str, processes: ForkServerContext, tmp_path: Path
