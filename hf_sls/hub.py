@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 from pathlib import Path
@@ -10,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
-
-from .private import without_paths
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Base
@@ -96,14 +93,6 @@ class PushMixin(_Base):
             super().save_model(output_dir, _internal_call)
         except HubError as error:
             logger.error(error)
-
-    def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
-        """Save as the Trainer does. What is to be pushed names the base model of an adapter without its local path."""
-        super()._save(output_dir, *args, **kwargs)
-        adapter = Path(self.args.output_dir if output_dir is None else output_dir, "adapter_config.json")
-        if self.hub_model_id is not None and adapter.is_file():
-            config = without_paths(json.loads(adapter.read_text(encoding="utf-8")))
-            adapter.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push in training as the Trainer does, unless that would include checkpoints of `hyperparameter_search`."""

@@ -7,6 +7,7 @@ optimizer can evaluate again (`window.py`); what a line search cannot work with 
 from __future__ import annotations
 
 import copy
+import json
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -28,7 +29,7 @@ from .checkpoints import last_complete_checkpoint, naming_unreadable_files, requ
 from .hub import PushMixin
 from .model_card import complete_card
 from .optim import PLASLS, Joint, LineSearchOptimizer, layer_groups
-from .private import public_copy
+from .private import public_copy, without_paths
 from .processes import ending_together
 from .refusals import check_supported
 from .training_args import (
@@ -243,11 +244,17 @@ class LineSearchTrainerMixin(PushMixin, _Base):
             super()._load_rng_state(checkpoint)
 
     def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
-        """Save as the Trainer does, without secrets and paths in `training_args.bin`, which is pushed to the Hub."""
+        """Save as the Trainer does, without secrets and paths in `training_args.bin`, which is pushed to the Hub.
+
+        In a run that pushes, an adapter names its base model without the local path.
+        """
         super()._save(output_dir, *args, **kwargs)
-        saved = Path(output_dir if output_dir is not None else self.args.output_dir) / TRAINING_ARGS_NAME
-        if saved.exists():
+        folder = Path(output_dir if output_dir is not None else self.args.output_dir)
+        if (saved := folder / TRAINING_ARGS_NAME).exists():
             torch.save(public_copy(self.args), saved)
+        if self.hub_model_id is not None and (adapter := folder / "adapter_config.json").is_file():
+            config = without_paths(json.loads(adapter.read_text(encoding="utf-8")))
+            adapter.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
     # ---- The step ----
 

@@ -56,20 +56,18 @@ def cell(value: float | None, digits: str = ".3f") -> str:
     return NOT_RUN if value is None or pd.isna(value) else f"{value:{digits}}"
 
 
-def at_best(values: pd.Series, better: int) -> tuple[float | None, str]:
-    """Return the best of several learning rates, and which one it is; needs at least two."""
-    if len(values) < 2:
-        return None, NOT_RUN
+def at_best(values: pd.Series, better: int) -> tuple[float, float]:
+    """Return the best of the values by learning rate, and its rate."""
     rate = (better * values).idxmax()
-    return float(values[rate]), in_short(rate)
+    return float(values[rate]), float(rate)
 
 
 def with_rate(values: pd.Series, better: int) -> str:
     """Return the best value of an optimizer, with its learning rate if it has one."""
     if values.empty:
         return NOT_RUN
-    rate = (better * values).idxmax()
-    return f"{values[rate]:.3f}" + (f" ({in_short(rate)})" if rate else "")
+    best, rate = at_best(values, better)
+    return f"{best:.3f}" + (f" ({in_short(rate)})" if rate else "")
 
 
 def scores() -> str:
@@ -81,7 +79,6 @@ def scores() -> str:
         if ours.empty or len(adamw) < 2:
             continue
         default, (best, rate) = adamw.get(case.default), at_best(adamw, better)
-        assert best is not None
         if default is not None:
             over_default.append(better * (ours.iloc[0] - default) > 0)
         over_best.append(better * (ours.iloc[0] - best) > 0)
@@ -93,7 +90,7 @@ def scores() -> str:
                 SLS: cell(ours.iloc[0]),
                 "AdamW, default": cell(default),
                 "AdamW, best rate": cell(best),
-                "which is": rate,
+                "which is": in_short(rate),
             }
         )
     total = (
@@ -183,7 +180,12 @@ def benchmark(path: Path) -> tuple[str, dict[str, Any]]:
     """Return where a benchmark has run, and its figures per optimizer."""
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     arguments, machine = results["arguments"], results["machine"]
-    where = "two CPU cores" if arguments["device"] == "cpu" else machine["processor"]
+    cores = {1: "one CPU core", 2: "two CPU cores"}
+    where = (
+        cores.get(machine["threads"], f"{machine['threads']} CPU cores")
+        if arguments["device"] == "cpu"
+        else machine["processor"]
+    )
     shape = SHAPES[arguments["shape"]]
     precision = "bf16" if arguments["bf16"] else "fp32"
     tokens = f"{arguments['batch_size']} x {arguments['sequence_length']} tokens"
@@ -240,6 +242,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "mrpc-minilm": partial(sweep_table, "mrpc-minilm"),
     "on a GPU": on_a_gpu,
     "one trial": partial(costs, "one trial on every step", stored("minilm-128-tokens-no-dropout", "h200", "h200-bf16")),
+    "500 steps": partial(costs, "adam_sls", stored("minilm-500-steps")),
     "salsa-optimizer": partial(costs, "salsa-optimizer SaLSA", stored("minilm-128-tokens", "minilm", "tiny")),
 }
 

@@ -420,7 +420,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     def _shorten(self, watched: dict[str, float]) -> None:
         """Divide the step size by four, and say why."""
-        first = self.param_groups[0]["line_search"]["initial_step"]["step_size"] * self._fractions()[0]
+        first = self.found_step_sizes[0] * self._fractions()[0]
         for group in self.param_groups:
             memory = group["line_search"]
             initial_step = self.initial_step.update(memory["initial_step"], Worsened(0.25))
