@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_CHUNK_ON_CPU = 2**21
+_CHUNK_ON_CPU = 2**18
 _CHUNK_ELSEWHERE = 2**22
 HALF = (torch.float16, torch.bfloat16)
 
