@@ -272,9 +272,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         replicas; `hf_sls.LossClosure` does all of that.
 
         Either way the random stream after the step is what it would be without the search. After a search without an
-        accepted trial, or an exception in the closure, the parameters are as before: to the bit in half precision,
-        along the gradient, and after a step above 1e-3; otherwise to the rounding of one move there and back, because
-        no copy of them is made.
+        accepted trial, or an exception in the closure, the parameters are as before: to the bit along the gradient and
+        after a step above 1e-2; otherwise to the rounding of one move there and back, because no copy of them is made.
 
         Args:
             closure: returns the loss of the current mini-batch, a scalar, and does not call backward. Trials call it

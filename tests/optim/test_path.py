@@ -17,6 +17,7 @@ DIRECTIONS = [Gradient(), Adam(), Adam(search="gradient"), Adam(amsgrad=True), A
 UNCOPIED = [Adam(), Adam(amsgrad=True)]
 STAY, GO = torch.ones(()), torch.zeros(())
 SHORT = 0.9e-3
+LONGEST = 0.9e-2
 every_direction = pytest.mark.parametrize("direction", DIRECTIONS, ids=str)
 
 
@@ -58,7 +59,7 @@ def test_in_pieces_as_in_one(direction: Direction, monkeypatch: pytest.MonkeyPat
 
 @every_direction
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("step_size", [SHORT, 1e4])
+@pytest.mark.parametrize("step_size", [SHORT, LONGEST, 1e4])
 def test_back_to_the_start(direction: Direction, dtype: torch.dtype, step_size: float) -> None:
     """To the bit where a rounding would show, else most elements, and the others to a few roundings."""
     parameters, gradients, states = lists(direction, dtype)
@@ -72,9 +73,9 @@ def test_back_to_the_start(direction: Direction, dtype: torch.dtype, step_size: 
         torch.cat([x.float().flatten() for x in tensors])
         for tensors in ([now - start for now, start in zip(parameters, starts)], starts)
     )
-    if direction in UNCOPIED and dtype == torch.float32 and step_size == SHORT:
-        assert off.norm() <= 1e-7 * whole.norm()
-        assert off.count_nonzero() < 0.1 * off.numel()
+    if direction in UNCOPIED and step_size <= LONGEST:
+        assert off.norm() <= torch.finfo(dtype).eps * whole.norm()
+        assert off.count_nonzero() < 0.2 * off.numel()
     else:
         assert off.count_nonzero() == 0
 
@@ -100,7 +101,7 @@ def test_copies_are_kept_only_where_a_rounding_could_show(direction: Direction) 
     path.advance(SHORT, GO)
     path.go_to(SHORT / 2)
     assert all((part.copies is None) == (direction in UNCOPIED) for part in path._parts)
-    path.go_to(10 * SHORT)
+    path.go_to(2 * LONGEST)
     assert all(part.copies is not None for part in path._parts)
 
 
