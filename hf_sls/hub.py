@@ -137,14 +137,12 @@ def check_may_write(repo: str, token: str | None) -> None:
         token: the token; `None` for that of `HF_TOKEN` or `hf auth login`.
 
     Raises:
-        HfHubHTTPError: the token may not write.
+        HfHubHTTPError: the token may not write. What else goes wrong with the question is no answer to it.
     """
     try:
         HfApi().auth_check(repo, token=token, write=True)
-    except TypeError:  # an older huggingface_hub asks for reading only
-        return
-    except HfHubHTTPError as error:
-        if error.response.status_code in _DENIED:
+    except Exception as error:  # an older huggingface_hub cannot ask, and a connection may break
+        if isinstance(error, HfHubHTTPError) and error.response.status_code in _DENIED:
             raise
 
 

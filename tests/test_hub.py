@@ -404,6 +404,15 @@ def test_a_bad_token_is_found_before_training(
         trained()
 
 
+def test_a_token_that_cannot_be_checked_is_not_refused(hub: Hub, trained: Any) -> None:
+    """The repository was created then; a stock Trainer does not ask for more."""
+    hub.drop(f"GET /api/models/{REPO}/auth-check", times=99)
+    trainer = trained()
+    assert hub.count(f"GET /api/models/{REPO}/auth-check")
+    trainer.push_to_hub()
+    assert "model.safetensors" in hub.files(REPO)
+
+
 def test_a_token_that_is_withdrawn_in_training(hub: Hub, trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trained()
     monkeypatch.setenv("HF_TOKEN", STRANGER)
