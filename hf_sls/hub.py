@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import HubStrategy
+
+from .private import copy_to_pickle, remove_paths_from_json
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Base
@@ -19,6 +23,7 @@ else:
 logger = logging.getLogger(__name__)
 
 _DENIED = (401, 403)
+_WITH_CHECKPOINTS = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
 _IGNORED_FILES = ("_*", "*checkpoint-*")
 
 
@@ -32,6 +37,7 @@ class HubError(OSError):
 class PushMixin(_Base):
     """Keeps the trained model when a push of the Trainer fails, and says how to push it later."""
 
+    args: TrainingArguments
     _ready_to_push = False
 
     def init_hf_repo(self, token: str | None = None, *args: Any, **kwargs: Any) -> None:
@@ -68,6 +74,8 @@ class PushMixin(_Base):
                 f"{checkpoint}, a checkpoint of hyperparameter_search. Move it elsewhere, or push with\n"
                 f"    {push_command(self.args, self.hub_model_id)}"
             )
+        if self.is_world_process_zero():
+            remove_paths_from_json(Path(self.args.output_dir, TRAINER_STATE_NAME), best_model_checkpoint=None)
         if not self.args.push_to_hub:
             self.save_model(_internal_call=True)  # the Trainer creates the repository first, and saves after
         try:
@@ -95,11 +103,21 @@ class PushMixin(_Base):
             logger.error(error)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Push in training as the Trainer does, unless that would include checkpoints of `hyperparameter_search`."""
+        """Push in training as the Trainer does, without secrets and paths in its arguments and state.
+
+        Nothing is pushed if that would include checkpoints of `hyperparameter_search`.
+        """
         if checkpoint := _checkpoint_of_a_trial(self.args.output_dir):
             logger.warning(f"{checkpoint_folder} is not pushed, as the push would include {checkpoint}.")
-        else:
+            return
+        if self.is_world_process_zero() and self.args.hub_strategy in _WITH_CHECKPOINTS:
+            remove_paths_from_json(Path(checkpoint_folder, TRAINER_STATE_NAME), best_model_checkpoint=None)
+        arguments = self.args
+        self.args = copy_to_pickle(arguments)  # the Trainer saves them anew in `output_dir`, and uploads that
+        try:
             super()._push_from_checkpoint(checkpoint_folder)
+        finally:
+            self.args = arguments
 
     def _finish_current_push(self) -> None:
         """Wait for the pushes made in training, and warn of those that failed, which the Trainer does not mention."""
@@ -119,14 +137,12 @@ def check_may_write(repo: str, token: str | None) -> None:
         token: the token; `None` for that of `HF_TOKEN` or `hf auth login`.
 
     Raises:
-        HfHubHTTPError: the token may not write.
+        HfHubHTTPError: the token may not write. What else goes wrong with the question is no answer to it.
     """
     try:
         HfApi().auth_check(repo, token=token, write=True)
-    except TypeError:  # an older huggingface_hub asks for reading only
-        return
-    except HfHubHTTPError as error:
-        if error.response.status_code in _DENIED:
+    except Exception as error:  # an older huggingface_hub cannot ask, and a connection may break
+        if isinstance(error, HfHubHTTPError) and error.response.status_code in _DENIED:
             raise
 
 

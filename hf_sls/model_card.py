@@ -57,8 +57,7 @@ def complete_card(
         card.data.eval_results = list(eval_results)
         card.data.metrics = list(dict.fromkeys(result.metric_type for result in eval_results))
     source = getattr(getattr(trainer.model, "config", None), "_name_or_path", "") or ""
-    if card.data.get("base_model") == source and Path(source).is_absolute():
-        del card.data.base_model
+    _drop_base_model_path(card.data)
     text = _with_facts(_with_names(card.text, path.parent.name), trainer, source)
     about: dict[str, Any] = {}
     if optimizer is not None:
@@ -78,6 +77,21 @@ def complete_card(
     before, heading, after = text.partition(_VERSIONS)
     card.text = f"{before.rstrip()}\n\n{section}\n\n{heading}{after}"
     card.save(path)
+
+
+def remove_base_model_path(path: Path) -> None:
+    """Remove a base model that is an absolute path from the metadata of a card, if there is one at `path`."""
+    if path.is_file():
+        card = ModelCard.load(path)
+        _drop_base_model_path(card.data)
+        card.save(path)
+
+
+def _drop_base_model_path(metadata: Any) -> None:
+    source = metadata.get("base_model")
+    if isinstance(source, str) and Path(source).is_absolute():
+        del metadata.base_model
+        metadata.tags = [tag for tag in metadata.tags or [] if not tag.endswith(source)]
 
 
 def step_size_curve(log_history: Sequence[dict[str, Any]], rows: int = _ROWS_OF_THE_CURVE) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Callable
 from dataclasses import is_dataclass
@@ -48,6 +49,20 @@ def public_copy(owner: Any) -> Any:
     copied = copy.copy(owner)
     vars(copied).update(without_paths(public_attributes(owner)))
     return copied
+
+
+def copy_to_pickle(owner: Any) -> Any:
+    """Return a copy of an object that has all its attributes, and loses secrets and paths when it is pickled."""
+    copied = copy.copy(owner)
+    vars(copied)["__reduce_ex__"] = public_copy(owner).__reduce_ex__
+    return copied
+
+
+def remove_paths_from_json(path: Path, **changes: Any) -> None:
+    """Overwrite a JSON file, if it is there: the last component replaces each absolute path, and `changes` apply."""
+    if path.is_file():
+        content = {**without_paths(json.loads(path.read_text(encoding="utf-8"))), **changes}
+        path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def without_paths(value: Any) -> Any:

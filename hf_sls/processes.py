@@ -68,7 +68,7 @@ def ending_together(auto_find_batch_size: bool = False) -> Iterator[None]:
     if store is None:
         yield
         return
-    board = _Board(PrefixStore(f"hf_sls/training/{next(_numbers)}", store))
+    board = _join(store)
     left = Event()
     watch = Thread(target=_exit_with_the_others, args=(board, left), name="hf_sls-processes", daemon=True)
     watch.start()
@@ -85,6 +85,19 @@ def ending_together(auto_find_batch_size: bool = False) -> Iterator[None]:
         watch.join(timeout=_POLL_SECONDS)
 
 
+def _join(store: Store) -> _Board:
+    """Join the first block that this process has not joined yet and that has not failed already.
+
+    Blocks are counted on each process. One that a process entered alone, to fail there, has failed when the others come
+    to its number: they leave that number out, and all are in step again.
+    """
+    while True:
+        board = _Board(PrefixStore(f"hf_sls/training/{next(_numbers)}", store))
+        if board.first_failure() is None:
+            board.join()
+            return board
+
+
 class _Board:
     """What the processes tell each other about one block, in a key-value store.
 
@@ -97,6 +110,10 @@ class _Board:
         self._rank = torch.distributed.get_rank()
         self._world_size = torch.distributed.get_world_size()
         self._seen: ProcessFailedError | None = None
+
+    def join(self) -> None:
+        """Count this process among those that are, or were, in the block."""
+        self._store.set(f"joined {self._rank}", "")
 
     def first_failure(self) -> ProcessFailedError | None:
         """Return the failure that ended the block for all processes; `None` while there is none."""
@@ -113,7 +130,10 @@ class _Board:
                 "again where only some of the processes ran out of memory."
             )
         try:
-            agreed = starts_again and self._all_start_again()
+            self._wait_for_all("joined")  # one that is late has to learn of this failure, not leave the block out
+            if starts_again:
+                self._store.set(f"out of memory {self._rank}", "")
+            agreed = starts_again and self._wait_for_all("out of memory")
             outcome = _STARTS_AGAIN if agreed else f"{_ENDED} {self._rank} {cause}"
             first = _failure(self._store.compare_set("outcome", "", outcome).decode())
             if first is not None and first.process == self._rank:
@@ -123,10 +143,9 @@ class _Board:
         consequence = first is not None and first.process != self._rank and _is_of_a_collective(error)
         return first if starts_again or consequence else None
 
-    def _all_start_again(self) -> bool:
-        """Wait until all processes ran out of memory; return whether they did in time."""
-        self._store.set(f"out of memory {self._rank}", "")
-        keys = [f"out of memory {rank}" for rank in range(self._world_size)]
+    def _wait_for_all(self, key: str) -> bool:
+        """Wait until all processes have set `key`; return whether they did in time."""
+        keys = [f"{key} {rank}" for rank in range(self._world_size)]
         deadline = time.monotonic() + _GRACE_SECONDS
         while time.monotonic() < deadline:
             if self._store.check(keys):

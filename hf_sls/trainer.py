@@ -7,7 +7,6 @@ optimizer can evaluate again (`window.py`); what a line search cannot work with 
 from __future__ import annotations
 
 import copy
-import json
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -22,14 +21,15 @@ from huggingface_hub import EvalResult
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import OptimizerNames
 
 from .callbacks import LineSearchCallback, line_search_of
 from .checkpoints import last_complete_checkpoint, naming_unreadable_files, require_files
 from .hub import PushMixin
-from .model_card import complete_card
+from .model_card import complete_card, remove_base_model_path
 from .optim import PLASLS, Joint, LineSearchOptimizer, layer_groups
-from .private import public_copy, without_paths
+from .private import public_copy, remove_paths_from_json
 from .processes import ending_together
 from .refusals import check_supported
 from .training_args import (
@@ -230,6 +230,14 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         with naming_unreadable_files(checkpoint, SCALER_NAME):
             super()._load_scaler(checkpoint)
 
+    def _load_callback_state(self) -> None:
+        """Find the best checkpoint again, where a checkpoint that was pushed, or has moved, lacks its path."""
+        super()._load_callback_state()
+        if self.state.best_model_checkpoint is None and self.state.best_global_step is not None:
+            best = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
+            if best.is_dir():
+                self.state.best_model_checkpoint = str(best)
+
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is None or self.line_search_optimizer is None:
             super()._load_rng_state(checkpoint)
@@ -246,15 +254,15 @@ class LineSearchTrainerMixin(PushMixin, _Base):
     def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
         """Save as the Trainer does, without secrets and paths in `training_args.bin`, which is pushed to the Hub.
 
-        In a run that pushes, an adapter names its base model without the local path.
+        In a run that pushes, an adapter and its card name the base model without the local path.
         """
         super()._save(output_dir, *args, **kwargs)
         folder = Path(output_dir if output_dir is not None else self.args.output_dir)
         if (saved := folder / TRAINING_ARGS_NAME).exists():
             torch.save(public_copy(self.args), saved)
         if self.hub_model_id is not None and (adapter := folder / "adapter_config.json").is_file():
-            config = without_paths(json.loads(adapter.read_text(encoding="utf-8")))
-            adapter.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+            remove_paths_from_json(adapter)
+            remove_base_model_path(folder / "README.md")
 
     # ---- The step ----
 

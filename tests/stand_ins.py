@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -93,6 +94,7 @@ def write(root: Path) -> None:
     _write_zen(root / "trl-internal-testing" / "zen", rng)
     _write_sentence_models(root)
     _write_pairs(root / "sentence-transformers", rng)
+    _write_cached_tokenizer(root / "hub", "google-bert/bert-base-uncased")
 
 
 def _sentence(rng: random.Random) -> str:
@@ -233,6 +235,16 @@ def _word_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
     tokenizer.decoder = decoders.WordPiece()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **special)
+
+
+def _write_cached_tokenizer(cache: Path, name: str) -> None:
+    """Write a tokenizer where a download of `name` would be; `tokenizers` takes no folder for it."""
+    folder, revision = cache / f"models--{name.replace('/', '--')}", "0" * 40
+    for part in (folder / "refs", folder / "snapshots" / revision):
+        part.mkdir(parents=True)
+    (folder / "refs" / "main").write_text(revision, encoding="utf-8")
+    _word_tokenizer().backend_tokenizer.save(str(folder / "snapshots" / revision / "tokenizer.json"))
+    huggingface_hub.constants.HF_HUB_CACHE = str(cache)
 
 
 def _write_bert(path: Path, cls: type, **config: Any) -> None:

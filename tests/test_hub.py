@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from .glue import SCRIPTS, glue_dir
 from .hub import READER, STRANGER, WRITER, Hub
 
 REPO = "alice/tiny"
+CAN_ASK_FOR_WRITING = "write" in inspect.signature(huggingface_hub.auth_check).parameters
 
 
 @pytest.fixture
@@ -113,6 +115,92 @@ def test_a_token_in_the_arguments_does_not_leave(hub: Hub, trained: Any, monkeyp
     trainer.push_to_hub()
     assert "training_args.bin" in hub.files(REPO)
     assert not [path for path, content in hub.files(REPO).items() if WRITER.encode() in content]
+
+
+@dataclass
+class OwnArguments(SLSTrainingArguments):
+    """Arguments of a user, with secrets of their own."""
+
+    api_key: str | None = None
+    model_init_kwargs: dict[str, Any] | None = None
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["model", "adapter"])
+def test_no_secret_and_no_path_leaves_in_any_push(
+    adapter: bool, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In training and at the end: the arguments, the state of the Trainer, the card and what TensorBoard writes."""
+    monkeypatch.delenv("HF_TOKEN")
+    home = tmp_path / "someone"
+    tiny_bert().save_pretrained(home / "model")
+    model = BertForSequenceClassification.from_pretrained(home / "model")
+    if adapter:
+        peft = pytest.importorskip("peft")
+        model = peft.get_peft_model(model, peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"]))
+
+    args = OwnArguments(
+        output_dir=str(home / "out"),
+        use_cpu=True,
+        max_steps=2,
+        save_strategy="steps",
+        save_steps=1,
+        eval_strategy="steps",
+        eval_steps=1,
+        load_best_model_at_end=True,
+        push_to_hub=True,
+        hub_model_id=REPO,
+        hub_token=WRITER,
+        hub_strategy="all_checkpoints",
+        hub_always_push=True,
+        report_to=["tensorboard"] if find_spec("tensorboard") else [],
+        api_key="secret-1",
+        model_init_kwargs={"token": "secret-2"},
+    )
+    rows = classification_rows(8)
+    trainer = SLSTrainer(model=model, args=args, train_dataset=rows, eval_dataset=rows)
+    trainer.train()
+    trainer.save_state()
+    trainer.push_to_hub()
+
+    commits = hub.repositories[REPO].commits
+    in_training = {"Training in progress, step 1", "Training in progress, step 1, checkpoint"}
+    assert in_training | {"End of training"} <= set(hub.messages(REPO))
+    assert {"trainer_state.json", "checkpoint-1/trainer_state.json", "checkpoint-1/training_args.bin"} <= set(
+        commits[-1].files
+    )
+    private = re.compile(rb"secret-\d|someone|" + WRITER.encode())
+    found = {path for commit in commits for path, file in commit.files.items() if private.search(file.content)}
+    assert not found
+    assert (args.hub_token, args.api_key, args.model_init_kwargs) == (WRITER, "secret-1", {"token": "secret-2"})
+    assert trainer.args is args
+
+
+def test_a_run_whose_checkpoints_were_pushed_finds_the_best_one_again(
+    hub: Hub, arguments: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    args = arguments(
+        push_to_hub=True,
+        hub_model_id=REPO,
+        hub_strategy="checkpoint",
+        save_strategy="steps",
+        save_steps=1,
+        eval_strategy="steps",
+        eval_steps=1,
+        max_steps=4,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=True,  # so the first checkpoint is the best
+    )
+    rows = classification_rows(8)
+    for checkpoint in (None, str(Path(args.output_dir, "checkpoint-2"))):
+        trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=rows, eval_dataset=rows)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        best = Path(args.output_dir, "checkpoint-1")
+        assert trainer.state.best_model_checkpoint == str(best)
+        expected = BertForSequenceClassification.from_pretrained(best).state_dict()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in trainer.model.state_dict().items())
+    assert json.loads((best.with_name("checkpoint-2") / "trainer_state.json").read_text())["best_global_step"] == 1
+    assert "does not exist" not in caplog.text
 
 
 def test_the_checkpoints_of_a_search_do_not_leave(hub: Hub, arguments: Any) -> None:
@@ -307,7 +395,7 @@ def test_a_disk_error_is_not_taken_for_the_network(hub: Hub, trained: Any, monke
 def test_a_bad_token_is_found_before_training(
     token: str, exists: bool, hub: Hub, trained: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if exists and token == READER and "write" not in inspect.signature(huggingface_hub.auth_check).parameters:
+    if exists and token == READER and not CAN_ASK_FOR_WRITING:
         pytest.skip("this huggingface_hub cannot ask for the right to write")
     if exists:
         huggingface_hub.HfApi().create_repo(REPO)
@@ -315,6 +403,17 @@ def test_a_bad_token_is_found_before_training(
     monkeypatch.setattr(Trainer, "train", lambda *args, **kwargs: pytest.fail("it trained"))
     with pytest.raises(HubError, match=r"'alice/tiny' on the Hub.* cannot be pushed to.*40[13].*\n.*hf auth login"):
         trained()
+
+
+def test_a_token_that_cannot_be_checked_is_not_refused(hub: Hub, trained: Any) -> None:
+    """The repository was created then; a stock Trainer does not ask for more."""
+    if not CAN_ASK_FOR_WRITING:
+        pytest.skip("this huggingface_hub cannot ask for the right to write")
+    hub.drop(f"GET /api/models/{REPO}/auth-check", times=99)
+    trainer = trained()
+    assert hub.count(f"GET /api/models/{REPO}/auth-check")
+    trainer.push_to_hub()
+    assert "model.safetensors" in hub.files(REPO)
 
 
 def test_a_token_that_is_withdrawn_in_training(hub: Hub, trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:

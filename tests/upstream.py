@@ -33,9 +33,14 @@ if find_spec("trl"):
 
     _STOCK += [SFTTrainer, DPOTrainer, RewardTrainer, KTOTrainer]
 if find_spec("sentence_transformers"):
-    from sentence_transformers import CrossEncoderTrainer, SentenceTransformerTrainer, SparseEncoderTrainer
+    from sentence_transformers import (
+        CrossEncoderTrainer,
+        MultiVectorEncoderTrainer,
+        SentenceTransformerTrainer,
+        SparseEncoderTrainer,
+    )
 
-    _STOCK += [SentenceTransformerTrainer, CrossEncoderTrainer, SparseEncoderTrainer]
+    _STOCK += [SentenceTransformerTrainer, CrossEncoderTrainer, SparseEncoderTrainer, MultiVectorEncoderTrainer]
 
 
 def pytest_configure() -> None:

@@ -61,7 +61,7 @@ def outcome(context: ForkServerContext, output: Path, scenario: str) -> Outcome:
     try:
         started[other].join(timeout=90)
         ended = time.time()
-        started[first].join(timeout=10 if "everywhere" in scenario or "ends" in scenario else 0)
+        started[first].join(timeout=10 if any(word in scenario for word in ("everywhere", "ends", "alone")) else 0)
         codes = [process.exitcode for process in started]
     finally:
         for process in started:
@@ -117,6 +117,16 @@ def test_an_exception_on_all_processes_stays_what_it_is(
     for each in end.printed:
         assert f"CAUGHT {exception}" in each
         assert "FINISHED 6 steps" in each
+
+
+def test_a_failure_of_one_process_alone_does_not_end_a_later_training(
+    processes: ForkServerContext, tmp_path: Path
+) -> None:
+    """One that fails before the first collective call, while the other one has not started to train."""
+    end = outcome(processes, tmp_path, "alone")
+    assert "CAUGHT ValueError: no price for today" in end.printed[end.failing]
+    assert end.codes == [0, 0], end.printed
+    assert all("FINISHED 6 steps" in each for each in end.printed)
 
 
 @pytest.mark.parametrize("scenario", ["forward ends", "forward ends with the store"])
