@@ -237,6 +237,13 @@ CASES = (
         )
         for task, name in TASKS.items()
     ),
+    Case(
+        "SmolLM2-135M, LoRA, short texts",
+        "fp32",
+        partial(of_experiments, RESULTS / "lora.jsonl", "sft", bf16=False),
+        default=TRL,
+        label="SmolLM2, LoRA",
+    ),
     *(
         Case(
             f"SmolLM2-135M, {name}",
