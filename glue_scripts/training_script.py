@@ -13,6 +13,7 @@ from step_timer import StepTimer
 from transformers import HfArgumentParser, IntervalStrategy, TrainingArguments, set_seed
 
 from hf_sls import LineSearchTrainerMixin, final_loss, plot_run
+from hf_sls.plotting import metric_label
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +93,7 @@ def draw_picture(trainer: LineSearchTrainerMixin, metric: str) -> str | None:
     if trainer.args.do_train and trainer.is_world_process_zero():
         try:
             plot_run(trainer.state.log_history, picture, metric=metric)
-            score = "evaluation loss" if metric == "eval_loss" else metric.removeprefix("eval_").replace("_", " ")
-            print(f"Loss, step size and {score}: {picture}")
+            print(f"Loss, step size and {metric_label(metric)}: {picture}")
         except ImportError as error:
             logger.warning(error)
     return picture.name if picture.is_file() else None

@@ -66,6 +66,7 @@ def complete_card(
         text = _with_line_search(text, optimizer)
         about = {
             "optimizer": optimizer,
+            "adapter": hasattr(trainer.model, "peft_config"),
             "optim": getattr(trainer.args.optim, "value", trainer.args.optim),
             "rules": {name.replace("_", " "): _rounded(str(rule)) for name, rule in vars(optimizer.rules).items()},
             "curve": step_size_curve(trainer.state.log_history),

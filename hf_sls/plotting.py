@@ -84,7 +84,7 @@ def plot_runs(
     if has_curve:
         for index, score in enumerate(scores):
             axes[2].plot(list(score), list(score.values()), **line_style(index, markersize=4))
-        axes[2].set(xlabel="epoch", ylabel=metric.removeprefix("eval_").replace("_", " "))
+        axes[2].set(xlabel="epoch", ylabel=metric_label(metric))
         axes[2].locator_params(axis="x", integer=True)
         widen_score_axis(axes[2])
     for axis in axes:
@@ -208,6 +208,11 @@ def as_label(name: str) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
+def metric_label(metric: str) -> str:
+    """Return the name of an evaluation metric as plots show it: "evaluation loss", or "f1" for `eval_f1`."""
+    return "evaluation loss" if metric == "eval_loss" else metric.removeprefix("eval_").replace("_", " ")
+
+
 def add_legend(figure: Any) -> None:
     """Add the legend of the first axes above the figure, in as many columns as its width has room for."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -244,7 +249,7 @@ def _title(run: Run, metric: str) -> str:
     facts = [
         f"{summary['steps']:.0f} steps",
         *([f"{passes:.2f} forward passes per step"] if passes > 1 else []),
-        *([f"{metric.removeprefix('eval_').replace('_', ' ')} {last:.3f}"] if isfinite(last) else []),
+        *([f"{metric_label(metric)} {last:.3f}"] if isfinite(last) else []),
     ]
     return f"{run.name}: {', '.join(facts)}" if run.name else ", ".join(facts)
 

@@ -49,6 +49,13 @@ def test_without_an_evaluation_its_panel_is_left_out(drawn: list[Figure]) -> Non
     assert len(drawn[0].axes) == 2
 
 
+def test_an_evaluation_loss_is_called_one(drawn: list[Figure]) -> None:
+    history = [{key.replace("eval_accuracy", "eval_loss"): entry[key] for key in entry} for entry in HISTORY]
+    plot_run(history, "run.png", "eval_loss")
+    assert drawn[0].axes[2].get_ylabel() == "evaluation loss"
+    assert drawn[0].get_suptitle() == "4 steps, evaluation loss 0.800"
+
+
 def test_one_evaluation_is_in_the_title_and_has_no_panel(drawn: list[Figure]) -> None:
     plot_run([entry for entry in HISTORY if entry["epoch"] < 2], "run.png")
     assert len(drawn[0].axes) == 2

@@ -104,6 +104,7 @@ def test_it_trains_and_writes_model_card_and_picture(how: Any, run: Any, languag
     assert scores == {"loss": metrics["eval_loss"], "perplexity": metrics["eval_perplexity"]}
     for part in ("AdamSLS", "](run.png)", "run_sft.py", "Training: 18 examples. Evaluation: 2 examples."):
         assert part in card.text
+    assert f"The {'model' if how == ALL_WEIGHTS else 'adapter'} loads with" in card.text
     assert "None" not in card.text
 
 
