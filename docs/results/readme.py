@@ -108,25 +108,18 @@ def run_of(case: Case) -> str:
 
 def evidence() -> str:
     """Return evaluation loss and accuracy of `adam_sls` and of what else one might take, and what has not run."""
-    rows, waiting = [], []
-    for case in CASES:
-        table = case.measured
-        if table.empty:
-            waiting.append(f"{case.task} ({case.precision})")
-            continue
-        of_case = {
-            "task": case.task,
-            "run": f"{run_of(case)}, {table['device'].iloc[0]}",
-            "seeds": f"{table['seeds'].max()}",
-        }
-        for measure, name, better in (("loss", "loss", -1), ("score", "accuracy", 1)):
+    tables = []
+    for measure, name, better in (("loss", "Evaluation loss", -1), ("score", "Accuracy", 1)):
+        rows = []
+        for case in CASES:
             adamw = case.of(ADAMW, measure)
-            if adamw.empty:
-                continue  # a language model has no accuracy
+            if adamw.empty:  # not run, or a language model, which has no accuracy
+                continue
+            seeds = case.measured["seeds"].max()
             rows.append(
                 {
-                    **(of_case if measure == "loss" else dict.fromkeys(of_case, "")),
-                    "figure": name,
+                    "task": case.task,
+                    "run": f"{run_of(case)}, {seeds} seed{'s' if seeds > 1 else ''}, {case.measured['device'].iloc[0]}",
                     SLS: with_rate(case.of(SLS, measure), better),
                     "AdamW, default": cell(adamw.get(case.default)),
                     "AdamW, best of a grid": with_rate(adamw, better) if len(adamw) > 1 else NOT_RUN,
@@ -134,6 +127,8 @@ def evidence() -> str:
                     SCHEDULE_FREE: with_rate(case.of(SCHEDULE_FREE, measure), better),
                 }
             )
+        tables.append(f"**{name}**\n\n{markdown(rows, texts=2)}")
+    waiting = [f"{case.task} ({case.precision})" for case in CASES if case.measured.empty]
     pairs = ratios().values()
     over_default = [ours / default for ours, default in pairs if default is not None]
     over_best = [ours for ours, _ in pairs]
@@ -143,7 +138,7 @@ def evidence() -> str:
         f"({len(over_best)} tasks): geometric means of the points of the figure."
     )
     left = f"\n\nNot run yet: {'; '.join(waiting)}." if waiting else ""
-    return f"{markdown(rows, texts=4)}\n\n{total}{left}"
+    return "\n\n".join([*tables, total + left])
 
 
 def price() -> str:
