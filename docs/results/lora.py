@@ -2,7 +2,7 @@
 
     python docs/results/lora.py
     python docs/results/lora.py --only adamw_torch
-    python docs/results/lora.py --max_steps 2 --results_file dry.jsonl
+    python docs/results/lora.py --seeds 0 --max_steps 2 --results_file dry.jsonl
 
 Each run is one of glue_scripts/run_sft.py, on its default model and texts, and adds a line to docs/results/lora.jsonl;
 a run that is there is not repeated. Further arguments go to run_sft.py. Afterwards `python docs/results/readme.py`
@@ -35,10 +35,12 @@ SETTINGS = (
 
 def main() -> None:
     """Run what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kind = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=kind, allow_abbrev=False)
     parser.add_argument("--only", choices=RUNS, nargs="+", default=list(RUNS), help="run only these optimizers")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="run only these seeds")
     options, further = parser.parse_known_args()
-    for seed in SEEDS:
+    for seed in options.seeds:
         for optim in options.only:
             for how in RUNS[optim]:
                 arguments = f"{SETTINGS} --optim {optim} {how} --seed {seed}".split()
