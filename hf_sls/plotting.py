@@ -78,6 +78,7 @@ def plot_runs(
         axes[1].plot(*run.logged("learning_rate"), **style)
     for axis, label in ((axes[0], "training loss"), (axes[1], _step_size_label(runs))):
         axis.set(xlabel="step", ylabel=label, yscale="log")
+        axis.locator_params(axis="x", integer=True)
     leave_out_the_end_of_a_schedule(axes[1])
     for axis in axes[:2]:
         label_plainly(axis.yaxis)
@@ -196,7 +197,8 @@ def label_plainly(axis: Any) -> None:
     def label(value: float, _: int) -> str:
         if f"{value:e}"[0] not in digits:
             return ""
-        return f"{value:.3g}" if value > 5e-4 else f"{value:.0e}".replace("e-0", "e-")
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{value:.3g}" if value > 5e-4 else f"{float(mantissa):g}e{int(exponent)}"
 
     axis.set_major_formatter(FuncFormatter(label))
     axis.set_minor_formatter(FuncFormatter(label))

@@ -106,6 +106,21 @@ def test_the_end_of_a_cosine_schedule_does_not_flatten_the_step_sizes(drawn: lis
     assert high / low == pytest.approx(1e4)
 
 
+def test_the_labels_of_step_sizes_are_their_values(drawn: list[Figure]) -> None:
+    """Also where they lie so close together that each has the same first digit."""
+    step_sizes = (1.15e-4, 1.49e-4)
+    plot_run(
+        [{"step": i, "epoch": i, "loss": 1.0, "learning_rate": each} for i, each in enumerate(step_sizes)], "a.png"
+    )
+    drawn[0].draw_without_rendering()
+    axis = drawn[0].axes[1].yaxis
+    shown = [(tick.get_loc(), tick.label1.get_text()) for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]]
+    labelled = [(place, float(text)) for place, text in shown if text]
+    assert len(labelled) > 2
+    for place, value in labelled:
+        assert value == pytest.approx(place, rel=0.005)
+
+
 @pytest.mark.parametrize("extension", [".png", ".svg"])
 def test_the_file_is_written(extension: str, tmp_path: Path) -> None:
     plot_run(HISTORY, tmp_path / f"run{extension}")
