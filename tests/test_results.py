@@ -69,7 +69,7 @@ def test_lora_in_bf16_stands_beside_fp32(readme: ModuleType, tmp_path: Path, mon
     (tmp_path / "lora.jsonl").write_text("\n".join(runs) + "\n")
     monkeypatch.setattr(readme, "RESULTS", tmp_path)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in readme.lora().splitlines()[2:]]
-    assert len(rows) == 7
+    assert len(rows) == 8
     assert rows[0] == ["`adam_sls`", "fp32", "0", "not run", "", "", "", "", ""]
     assert rows[1] == ["`adam_sls`", "bf16", "2", "2.000", "1.000 to 4.000", "5.000", "4e-4", "1.50", "60"]
     assert rows[5][:4] == ["AdamW 1e-3", "fp32", "1", "3.000"]

@@ -22,7 +22,7 @@ from pathlib import Path
 SCRIPT = Path(__file__).parents[2] / "glue_scripts" / "run_sft.py"
 RESULTS = Path(__file__).with_name("lora.jsonl")
 SEEDS = (0, 1, 2)
-RATES = (2e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+RATES = (2e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 RUNS = {
     "adam_sls": ("", "--dtype bfloat16 --bf16 true"),
     "adamw_torch": tuple(f"--learning_rate {rate}" for rate in RATES),
