@@ -118,6 +118,7 @@ def script(path: str, result: Path, *arguments: Any) -> Command:
         gc.collect()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()  # for the processes that measure memory
+            torch.cuda.reset_peak_memory_stats()  # for the next run
 
     return Command(result, run)
 
