@@ -23,6 +23,7 @@ import torch
 from card import how_to_repeat
 from huggingface_hub import EvalResult
 from language_model import ModelArguments, load_language_model
+from recording import add_run, has_run, training_settings
 from step_timer import StepTimer
 from texts import DataArguments, load_texts
 from training_script import ScriptDefaults, draw_picture, read_arguments, start, train_and_save, write_card
@@ -33,6 +34,9 @@ from trl import SFTConfig, SFTTrainer, get_peft_config
 from hf_sls import HubError, LineSearchTrainerMixin, SLSTrainingArguments
 
 logger = logging.getLogger(__name__)
+
+TASK = "sft"
+"""The name of these runs in a file of results."""
 
 
 @dataclass
@@ -54,6 +58,10 @@ class SFTArguments(ScriptDefaults, SFTConfig, SLSTrainingArguments):
     num_train_epochs: float = field(default=1.0, metadata={"help": "Number of training epochs."})
     per_device_train_batch_size: int = field(default=4, metadata={"help": "Examples per training batch and device."})
     eval_on_start: bool = field(default=True, metadata={"help": "Whether to evaluate before training too."})
+    results_file: str | None = field(
+        default=None,
+        metadata={"help": "File to add settings, curves and costs of the run to; it is not repeated if it is there."},
+    )
 
     def __post_init__(self) -> None:
         on_gpu = torch.cuda.is_available() and not self.use_cpu
@@ -73,6 +81,9 @@ def main() -> None:
     """Run the script."""
     model_args, data_args, args = read_arguments(argument_parser())
     start(args, logger)
+    settings = settings_of(model_args, data_args, args)
+    if args.results_file is not None and args.do_train and has_run(args.results_file, TASK, settings):
+        return
 
     # 1. Data
     with args.main_process_first(desc="loading the data"):
@@ -107,7 +118,9 @@ def main() -> None:
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
 
-    # 6. Picture, model card and Hub
+    # 6. Results, picture, model card and Hub
+    if args.results_file is not None and args.do_train:
+        add_run(args.results_file, TASK, settings, trainer, timer.seconds)
     picture = draw_picture(trainer, "eval_loss")
     snippet = how_to_repeat(argument_parser(), "glue_scripts/run_sft.py")
     write_card(trainer, {**card_settings(args, data_args, metrics), "snippet": snippet, "picture": picture})
@@ -116,6 +129,23 @@ def main() -> None:
 def argument_parser() -> HfArgumentParser:
     """Return the parser of the command line."""
     return HfArgumentParser((ModelArguments, DataArguments, SFTArguments))
+
+
+def settings_of(model_args: ModelArguments, data_args: DataArguments, args: SFTArguments) -> dict[str, Any]:
+    """Return what distinguishes a run from others in a file of results."""
+    adapter = ("lora_r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "load_in_4bit", "load_in_8bit")
+    return {
+        "model": model_args.name_on_the_hub or Path(str(model_args.model_name_or_path)).name,
+        "dtype": str(model_args.dtype),
+        "use_peft": model_args.use_peft,
+        **{name: getattr(model_args, name) if model_args.use_peft else None for name in adapter},
+        "data": data_args.name,
+        "max_train_samples": data_args.max_train_samples,
+        "max_eval_samples": data_args.max_eval_samples,
+        "max_length": args.max_length,
+        "packing": args.packing,
+        **training_settings(args),
+    }
 
 
 def check_not_empty(trainer: SFTTrainer) -> None:

@@ -13,6 +13,7 @@ from step_timer import StepTimer
 from transformers import HfArgumentParser, IntervalStrategy, TrainingArguments, set_seed
 
 from hf_sls import LineSearchTrainerMixin, final_loss, plot_run
+from hf_sls.plotting import metric_label
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,8 @@ def train_and_save(trainer: LineSearchTrainerMixin, timer: StepTimer) -> None:
     metrics = {**result.metrics, "train_samples": len(trainer.train_dataset), "final_train_loss": final_loss(losses)}
     metrics["train_step_seconds"] = timer.seconds
     trainer.save_model()
-    trainer.log_metrics("train", metrics)
+    step_size = {key: f"{metrics[key]:.3g}" for key in ("train_step_size",) if key in metrics}
+    trainer.log_metrics("train", {**metrics, **step_size})  # which rounds to four decimal places
     trainer.save_metrics("train", metrics)
     trainer.save_state()
 
@@ -92,8 +94,7 @@ def draw_picture(trainer: LineSearchTrainerMixin, metric: str) -> str | None:
     if trainer.args.do_train and trainer.is_world_process_zero():
         try:
             plot_run(trainer.state.log_history, picture, metric=metric)
-            score = "evaluation loss" if metric == "eval_loss" else metric.removeprefix("eval_").replace("_", " ")
-            print(f"Loss, step size and {score}: {picture}")
+            print(f"Loss, step size and {metric_label(metric)}: {picture}")
         except ImportError as error:
             logger.warning(error)
     return picture.name if picture.is_file() else None

@@ -65,6 +65,7 @@ def complete_card(
         text = _with_line_search(text, optimizer)
         about = {
             "optimizer": optimizer,
+            "adapter": hasattr(trainer.model, "peft_config"),
             "optim": getattr(trainer.args.optim, "value", trainer.args.optim),
             "rules": {name.replace("_", " "): _rounded(str(rule)) for name, rule in vars(optimizer.rules).items()},
             "curve": step_size_curve(trainer.state.log_history),
@@ -145,7 +146,7 @@ def publishable(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_line_search(card: str, optimizer: LineSearchOptimizer) -> str:
     lines = {
-        "learning_rate": f"step_size: found by line search, {optimizer.param_groups[0]['step_size']:.3g} at the end "
+        "learning_rate": f"step_size: {optimizer.found_step_sizes[0]:.3g} before the schedule, found by line search "
         f"({optimizer.forward_passes_per_step:.2f} forward passes per step)",
         "optimizer": f"optimizer: hf_sls {type(optimizer).__name__}, with the rules below",
     }

@@ -78,13 +78,14 @@ def plot_runs(
         axes[1].plot(*run.logged("learning_rate"), **style)
     for axis, label in ((axes[0], "training loss"), (axes[1], _step_size_label(runs))):
         axis.set(xlabel="step", ylabel=label, yscale="log")
+        axis.locator_params(axis="x", integer=True)
     leave_out_the_end_of_a_schedule(axes[1])
     for axis in axes[:2]:
         label_plainly(axis.yaxis)
     if has_curve:
         for index, score in enumerate(scores):
             axes[2].plot(list(score), list(score.values()), **line_style(index, markersize=4))
-        axes[2].set(xlabel="epoch", ylabel=metric.removeprefix("eval_").replace("_", " "))
+        axes[2].set(xlabel="epoch", ylabel=metric_label(metric))
         axes[2].locator_params(axis="x", integer=True)
         widen_score_axis(axes[2])
     for axis in axes:
@@ -196,7 +197,8 @@ def label_plainly(axis: Any) -> None:
     def label(value: float, _: int) -> str:
         if f"{value:e}"[0] not in digits:
             return ""
-        return f"{value:.3g}" if value > 5e-4 else f"{value:.0e}".replace("e-0", "e-")
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{value:.3g}" if value > 5e-4 else f"{float(mantissa):g}e{int(exponent)}"
 
     axis.set_major_formatter(FuncFormatter(label))
     axis.set_minor_formatter(FuncFormatter(label))
@@ -206,6 +208,11 @@ def as_label(name: str) -> str:
     """Return a name as matplotlib shows it literally: a `$` is no formula, a leading `_` does not hide it."""
     text = name.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
+
+
+def metric_label(metric: str) -> str:
+    """Return the name of an evaluation metric as plots show it: "evaluation loss", or "f1" for `eval_f1`."""
+    return "evaluation loss" if metric == "eval_loss" else metric.removeprefix("eval_").replace("_", " ")
 
 
 def add_legend(figure: Any) -> None:
@@ -244,7 +251,7 @@ def _title(run: Run, metric: str) -> str:
     facts = [
         f"{summary['steps']:.0f} steps",
         *([f"{passes:.2f} forward passes per step"] if passes > 1 else []),
-        *([f"{metric.removeprefix('eval_').replace('_', ' ')} {last:.3f}"] if isfinite(last) else []),
+        *([f"{metric_label(metric)} {last:.3f}"] if isfinite(last) else []),
     ]
     return f"{run.name}: {', '.join(facts)}" if run.name else ", ".join(facts)
 

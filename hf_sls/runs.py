@@ -16,7 +16,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from .checkpoints import last_complete_checkpoint
 from .metrics import final_loss, mean_log_loss
 
-MEAN_LOG_LOSS = "L, mean log loss"
+MEAN_LOG_LOSS = "mean log loss"
 _NOT_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "samples")
 _DIAGNOSTICS = re.compile(r"eval_(.*_)?(entropy|num_tokens|mean_token_accuracy|margin|(min|mean|max)_reward|.*/.*)")
 """What TRL logs beside the loss."""

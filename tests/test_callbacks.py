@@ -119,6 +119,14 @@ def test_the_progress_bar_shows_the_step(arguments: Any, monkeypatch: pytest.Mon
     assert bars[0].postfix == f"step size={step_sizes(trainer)[-1]:.2e}, trials=1"
 
 
+def test_a_step_that_was_not_searched_shows_no_trials(arguments: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+    monkeypatch.setattr(LineSearchCallback, "_show", lambda self, step_size, trials: shown.append(trials))
+    trainer = trained(arguments, max_steps=6, optim="sgd_sls", optim_args="search_rate=0.1,search_credit=2")
+    assert shown == logged(trainer, "ls_trials")
+    assert shown.count(0) > 1
+
+
 def test_the_bar_of_a_notebook_shows_it_too(arguments: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("IPython")
     from transformers.utils.notebook import NotebookTrainingTracker

@@ -84,7 +84,7 @@ def test_plot_draws_each_run_and_names_it(runs: tuple[Path, Path], drawn: list[F
         assert len(mean.get_ydata()) == len(steps)
     assert loss.lines[1].get_linestyle() != loss.lines[3].get_linestyle()
     assert step_size.get_ylabel() == "step size, learning rate"
-    assert score.get_ylabel() == "loss", "the first metric that both have"
+    assert score.get_ylabel() == "evaluation loss", "the first metric that both have"
     assert len(score.lines[0].get_xdata()) == len(score.lines[1].get_xdata()) == 2
     assert main(["plot", str(runs[0])]) == 0
     assert drawn[1].axes[2].get_ylabel() == "accuracy"
@@ -93,7 +93,7 @@ def test_plot_draws_each_run_and_names_it(runs: tuple[Path, Path], drawn: list[F
 def test_a_stock_run_alone_shows_its_learning_rate(runs: tuple[Path, Path], drawn: list[Figure]) -> None:
     assert main(["plot", str(runs[1]), "--metric", "eval_loss"]) == 0
     _, learning_rate, score = drawn[0].axes
-    assert (learning_rate.get_ylabel(), score.get_ylabel()) == ("learning rate", "loss")
+    assert (learning_rate.get_ylabel(), score.get_ylabel()) == ("learning rate", "evaluation loss")
     assert learning_rate.lines[0].get_ydata()[0] == pytest.approx(5e-5)
 
 
@@ -107,7 +107,7 @@ def test_compare_prints_the_numbers_of_the_logs(runs: tuple[Path, Path], capsys:
         scores = [entry["eval_loss"] for entry in history(run) if "eval_loss" in entry]
         expected = {
             "final loss (last twentieth)": losses[-1],
-            "L, mean log loss": sum(map(math.log, losses)) / 6,
+            "mean log loss": sum(map(math.log, losses)) / 6,
             "loss, geometric mean": math.prod(losses) ** (1 / 6),
             "steps": 6,
             "best eval_loss": min(scores),
@@ -120,7 +120,7 @@ def test_compare_prints_the_numbers_of_the_logs(runs: tuple[Path, Path], capsys:
     assert table["forward passes per step"][1] == "1"
     assert table["train_runtime in s"][1] == "-"
     assert float(table["steps"][2]) == 1
-    assert table["L, mean log loss"][2] == "-"
+    assert table["mean log loss"][2] == "-"
 
 
 def test_landscape_draws_curve_line_slope_and_trials(runs: tuple[Path, Path], drawn: list[Figure]) -> None:
@@ -228,7 +228,7 @@ def test_a_summary_without_an_end_has_gaps_and_no_guesses() -> None:
     summary = Run("cut off", entries).summary("eval_accuracy")
     gaps = {name for name, value in summary.items() if math.isnan(value)}
     assert gaps == {
-        "L, mean log loss",
+        "mean log loss",
         "loss, geometric mean",
         "forward passes per step",
         "train_runtime in s",

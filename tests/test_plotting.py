@@ -49,6 +49,13 @@ def test_without_an_evaluation_its_panel_is_left_out(drawn: list[Figure]) -> Non
     assert len(drawn[0].axes) == 2
 
 
+def test_an_evaluation_loss_is_called_one(drawn: list[Figure]) -> None:
+    history = [{key.replace("eval_accuracy", "eval_loss"): entry[key] for key in entry} for entry in HISTORY]
+    plot_run(history, "run.png", "eval_loss")
+    assert drawn[0].axes[2].get_ylabel() == "evaluation loss"
+    assert drawn[0].get_suptitle() == "4 steps, evaluation loss 0.800"
+
+
 def test_one_evaluation_is_in_the_title_and_has_no_panel(drawn: list[Figure]) -> None:
     plot_run([entry for entry in HISTORY if entry["epoch"] < 2], "run.png")
     assert len(drawn[0].axes) == 2
@@ -97,6 +104,21 @@ def test_the_end_of_a_cosine_schedule_does_not_flatten_the_step_sizes(drawn: lis
     plot_run([*HISTORY, {"step": 5, "epoch": 2.5, "loss": 0.2, "learning_rate": 1e-12}], "run.png")
     low, high = drawn[0].axes[1].get_ylim()
     assert high / low == pytest.approx(1e4)
+
+
+def test_the_labels_of_step_sizes_are_their_values(drawn: list[Figure]) -> None:
+    """Also where they lie so close together that each has the same first digit."""
+    step_sizes = (1.15e-4, 1.49e-4)
+    plot_run(
+        [{"step": i, "epoch": i, "loss": 1.0, "learning_rate": each} for i, each in enumerate(step_sizes)], "a.png"
+    )
+    drawn[0].draw_without_rendering()
+    axis = drawn[0].axes[1].yaxis
+    shown = [(tick.get_loc(), tick.label1.get_text()) for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]]
+    labelled = [(place, float(text)) for place, text in shown if text]
+    assert len(labelled) > 2
+    for place, value in labelled:
+        assert value == pytest.approx(place, rel=0.005)
 
 
 @pytest.mark.parametrize("extension", [".png", ".svg"])

@@ -59,6 +59,22 @@ def test_a_run_that_diverged_is_never_the_best(readme: ModuleType) -> None:
     assert readme.with_rate(losses, -1) == "2.000 (1e-3)"
 
 
+def test_lora_in_bf16_stands_beside_fp32(readme: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(rate: float | None, bf16: bool, seed: int, loss: float) -> str:
+        settings = {"learning_rate": rate, "bf16": bf16, "seed": seed}
+        measured = {"forward_passes_per_step": 1.5, "train_seconds": 60.0, "step_sizes": [1e-4, 4e-4, 0.0]}
+        return json.dumps({"settings": settings, "evaluations": [{"loss": 5.0}, {"loss": loss}], **measured})
+
+    runs = [run(None, True, 0, 9.0), run(None, True, 1, 4.0), run(None, True, 0, 1.0), run(1e-3, False, 0, 3.0)]
+    (tmp_path / "lora.jsonl").write_text("\n".join(runs) + "\n")
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in readme.lora().splitlines()[2:]]
+    assert len(rows) == 8
+    assert rows[0] == ["`adam_sls`", "fp32", "0", "not run", "", "", "", "", ""]
+    assert rows[1] == ["`adam_sls`", "bf16", "2", "2.000", "1.000 to 4.000", "5.000", "4e-4", "1.50", "60"]
+    assert rows[5][:4] == ["AdamW 1e-3", "fp32", "1", "3.000"]
+
+
 def test_the_measurements_of_a_gpu_reach_the_page(
     readme: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ import datasets
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from results import read_results
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
@@ -103,6 +104,7 @@ def test_it_trains_and_writes_model_card_and_picture(how: Any, run: Any, languag
     assert scores == {"loss": metrics["eval_loss"], "perplexity": metrics["eval_perplexity"]}
     for part in ("AdamSLS", "](run.png)", "run_sft.py", "Training: 18 examples. Evaluation: 2 examples."):
         assert part in card.text
+    assert f"The {'model' if how == ALL_WEIGHTS else 'adapter'} loads with" in card.text
     assert "None" not in card.text
 
 
@@ -173,6 +175,24 @@ def test_the_evaluation_is_the_mean_loss_per_token(run: Any, language_model_dir:
     assert results(output)["eval_loss"] == pytest.approx(mean, rel=1e-5)
     assert results(output)["eval_perplexity"] == pytest.approx(math.exp(mean), rel=1e-4)
     assert "train_loss" not in results(output)
+
+
+def test_a_run_is_recorded_once(run: Any, tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+    recorded = (*LORA, "--results_file", str(file), "--save_strategy", "no")
+    output = run(*recorded)
+    (row,) = read_results(file)
+    assert row["losses"] == pytest.approx(losses(output), rel=1e-4)
+    assert [entry["epoch"] for entry in row["evaluations"]] == [0, 0.8]  # 4 of 5 batches
+    assert row["evaluations"][-1]["loss"] == pytest.approx(results(output)["eval_loss"], rel=1e-4)
+    of_run = {"lora_r": 4, "data": "speeches.txt", "dtype": "float32", "optim": "adam_sls"}
+    assert row["settings"].items() >= of_run.items()
+    assert str(tmp_path) not in file.read_text()
+    run(*recorded, output="again")
+    assert not (tmp_path / "again").exists()
+    run(*recorded, "--seed", "1")
+    run(*recorded, "--optim", "adamw_torch", "--learning_rate", "1e-3")
+    assert [row["settings"]["learning_rate"] for row in read_results(file)] == [None, None, 1e-3]
 
 
 def test_bf16_weights(run: Any) -> None:

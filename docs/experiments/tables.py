@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import final_loss, mean
+from common import mean
 from figures import draw_curves, draw_law, draw_panels
+from recording import final_loss
 from scipy.stats import linregress
 
 Record = dict[str, Any]

