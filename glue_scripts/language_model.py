@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from training_script import check_counts
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -67,8 +66,6 @@ class ModelArguments(ModelConfig):
     def _check_quantization(self, setting: str) -> None:
         if self.gguf_file is not None:
             raise ValueError(f"{setting} does not work with a GGUF file: name a model in another format.")
-        if not torch.cuda.is_available():
-            raise ValueError(f"{setting} needs a GPU, and there is none. Leave it out to train the adapter on a CPU.")
         _need("bitsandbytes", setting, "pip install bitsandbytes")
 
 

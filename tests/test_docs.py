@@ -64,13 +64,6 @@ def test_code_blocks_run(page: Path) -> None:
         example.evaluate()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_code_blocks_that_need_a_gpu_compile(page: Path) -> None:
-    _, examples = blocks(page, CodeBlockParser("py", PythonEvaluator()))
-    for example in examples:
-        compile(example.parsed, page.name, "exec")
-
-
 @pytest.mark.usefixtures("as_a_user")
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.name)
 def test_notebooks_run(notebook: Path) -> None:

@@ -35,6 +35,8 @@ SPEECHES = [f"Citizen {i}:\nSpeak, speak, {'and hear me ' * (i % 3)}speak." for 
 QUICK = ("--max_steps", "4", "--max_length", "32", "--save_strategy", "no")
 QUIET = ("--report_to", "none", "--use_cpu", "true", "--disable_tqdm", "true")
 LORA = ("--lora_r", "4", "--lora_alpha", "4", "--lora_dropout", "0")
+DORA = (*LORA, "--use_dora")
+QLORA = (*LORA, "--load_in_4bit")
 ALL_WEIGHTS = ("--no_use_peft",)
 
 
@@ -84,7 +86,7 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
     return load_file(next(output.glob("*model.safetensors")))
 
 
-@pytest.mark.parametrize("how", [LORA, (*LORA, "--use_dora"), ALL_WEIGHTS], ids=["LoRA", "DoRA", "all weights"])
+@pytest.mark.parametrize("how", [LORA, DORA, QLORA, ALL_WEIGHTS], ids=["LoRA", "DoRA", "QLoRA", "all weights"])
 def test_it_trains_and_writes_model_card_and_picture(how: Any, run: Any, language_model_dir: Path) -> None:
     output = run(*how, picture=True)
     metrics = results(output)
@@ -363,7 +365,6 @@ ERRORS: dict[str, tuple[tuple[str, ...], str]] = {
     "dropout": (("--lora_dropout", "1"), r"lora_dropout=1.0 is not allowed: it has to be in \[0, 1\)"),
     "DoRA without an adapter": (("--use_dora", *ALL_WEIGHTS), "use_dora=True needs use_peft=True"),
     "4 bit without an adapter": (("--load_in_4bit", *ALL_WEIGHTS), "load_in_4bit=True needs use_peft=True"),
-    "4 bit without a GPU": (("--load_in_4bit",), "load_in_4bit=True needs a GPU, and there is none"),
     "target modules": (("--lora_target_modules", "nothing"), "Target modules nothing not found in the base model"),
     "no model": (("--model_name_or_path", "no/model"), "model_name_or_path='no/model' is not a directory with a model"),
     "no GGUF file": (("--model_name_or_path", "no.gguf"), "model_name_or_path='no.gguf' is not a file"),
