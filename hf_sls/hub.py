@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import HubStrategy
 
 from .private import copy_to_pickle, remove_paths_from_json
 
@@ -23,7 +21,8 @@ else:
 logger = logging.getLogger(__name__)
 
 _DENIED = (401, 403)
-_WITH_CHECKPOINTS = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
+_TRAINER_STATE = "trainer_state.json"
+_WITH_CHECKPOINTS = ("checkpoint", "all_checkpoints")
 _IGNORED_FILES = ("_*", "*checkpoint-*")
 
 
@@ -75,7 +74,7 @@ class PushMixin(_Base):
                 f"    {push_command(self.args, self.hub_model_id)}"
             )
         if self.is_world_process_zero():
-            remove_paths_from_json(Path(self.args.output_dir, TRAINER_STATE_NAME), best_model_checkpoint=None)
+            remove_paths_from_json(Path(self.args.output_dir, _TRAINER_STATE), best_model_checkpoint=None)
         if not self.args.push_to_hub:
             self.save_model(_internal_call=True)  # the Trainer creates the repository first, and saves after
         try:
@@ -111,7 +110,7 @@ class PushMixin(_Base):
             logger.warning(f"{checkpoint_folder} is not pushed, as the push would include {checkpoint}.")
             return
         if self.is_world_process_zero() and self.args.hub_strategy in _WITH_CHECKPOINTS:
-            remove_paths_from_json(Path(checkpoint_folder, TRAINER_STATE_NAME), best_model_checkpoint=None)
+            remove_paths_from_json(Path(checkpoint_folder, _TRAINER_STATE), best_model_checkpoint=None)
         arguments = self.args
         self.args = copy_to_pickle(arguments)  # the Trainer saves them anew in `output_dir`, and uploads that
         try:
