@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 
 from .landscape import LANDSCAPE_NAME, Landscape, load_landscapes, measure_landscape, save_landscapes
 from .optim import FinishedSearch, LineSearchOptimizer, SearchReport
+from .private import public_json
 
 logger = logging.getLogger(__name__)
 
@@ -153,3 +156,19 @@ def line_search_of(optimizer: Any) -> LineSearchOptimizer | None:
     while not isinstance(optimizer, LineSearchOptimizer) and hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     return optimizer if isinstance(optimizer, LineSearchOptimizer) else None
+
+
+class PublicTensorBoardCallback(TensorBoardCallback):
+    """Writes TensorBoard's files, which a push uploads, without the secrets and paths of the training arguments."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        public = copy.copy(args)
+        vars(public)["to_json_string"] = lambda: public_json(args)
+        super().on_train_begin(public, state, control, **kwargs)
+
+
+def public_tensorboard(callback: TrainerCallback) -> TrainerCallback:
+    """Return `callback`, or in the place of transformers' callback for TensorBoard one that writes no secret."""
+    return PublicTensorBoardCallback(callback.tb_writer) if type(callback) is TensorBoardCallback else callback

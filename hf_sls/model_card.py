@@ -56,9 +56,8 @@ def complete_card(
         card.data.model_name = card.data.model_name or path.parent.name
         card.data.eval_results = list(eval_results)
         card.data.metrics = list(dict.fromkeys(result.metric_type for result in eval_results))
-    source = getattr(getattr(trainer.model, "config", None), "_name_or_path", "") or ""
-    _drop_base_model_path(card.data)
-    text = _with_facts(_with_names(card.text, path.parent.name), trainer, source)
+    _remove_base_model_path(card, trainer.model)
+    text = _with_facts(_with_names(card.text, path.parent.name), trainer)
     about: dict[str, Any] = {}
     if optimizer is not None:
         card.data.tags = list(dict.fromkeys([*(card.data.tags or []), "hf_sls"]))
@@ -80,19 +79,27 @@ def complete_card(
     card.save(path)
 
 
-def remove_base_model_path(path: Path) -> None:
-    """Remove a base model that is an absolute path from the metadata of a card, if there is one at `path`."""
+def remove_base_model_path(path: Path, model: Any) -> None:
+    """Remove the path of a base model on this machine from the card at `path`, if there is one."""
     if path.is_file():
         card = ModelCard.load(path)
-        _drop_base_model_path(card.data)
-        card.save(path)
+        before = str(card)
+        _remove_base_model_path(card, model)
+        if str(card) != before:
+            card.save(path)
 
 
-def _drop_base_model_path(metadata: Any) -> None:
-    source = metadata.get("base_model")
-    if isinstance(source, str) and Path(source).is_absolute():
+def _remove_base_model_path(card: ModelCard, model: Any) -> None:
+    """Name a model from a directory without its path, even one that has moved, in the text and in the metadata."""
+    metadata: Any = card.data
+    named = metadata.get("base_model")
+    if isinstance(named, str) and Path(named).is_absolute():
         del metadata.base_model
-        metadata.tags = [tag for tag in metadata.tags or [] if not tag.endswith(source)]
+        metadata.tags = [tag for tag in metadata.tags or [] if not tag.endswith(named)]
+    source = getattr(getattr(model, "config", None), "_name_or_path", "") or ""
+    if source and (Path(source).is_dir() or Path(source).is_absolute()):
+        stock = rf"This model (was trained from scratch|is a fine-tuned version of \[{re.escape(source)}\]\(\S*\)) on"
+        card.text = re.sub(stock, "This model is a fine-tuned local model, on", card.text)
 
 
 def step_size_curve(log_history: Sequence[dict[str, Any]], rows: int = _ROWS_OF_THE_CURVE) -> list[dict[str, Any]]:
@@ -163,8 +170,8 @@ def _with_names(card: str, name: str) -> str:
     return card.replace('model="None"', f'model="{name}"')
 
 
-def _with_facts(card: str, trainer: Trainer, source: str) -> str:
-    """Add the number of examples, and name a model from a directory without its path, even one that has moved."""
+def _with_facts(card: str, trainer: Trainer) -> str:
+    """Add the number of examples."""
     sizes = {"Training": trainer.train_dataset, "Evaluation": trainer.eval_dataset}
     facts = [f"{name}: {len(rows)} examples." for name, rows in sizes.items() if hasattr(rows, "__len__")]
     heading = "## Training and evaluation data\n\n"
@@ -172,9 +179,6 @@ def _with_facts(card: str, trainer: Trainer, source: str) -> str:
         card = card.replace(f"{heading}More information needed", heading + " ".join(facts))
     elif facts:  # the card of TRL has no such section
         card = card.replace("## Training procedure", f"{heading}{' '.join(facts)}\n\n## Training procedure", 1)
-    if source and (Path(source).is_dir() or Path(source).is_absolute()):
-        stock = rf"This model (was trained from scratch|is a fine-tuned version of \[{re.escape(source)}\]\(\S*\)) on"
-        card = re.sub(stock, "This model is a fine-tuned local model, on", card)
     return card
 
 

@@ -58,6 +58,11 @@ def copy_to_pickle(owner: Any) -> Any:
     return copied
 
 
+def public_json(arguments: Any) -> str:
+    """Return training arguments as JSON, without secrets and paths."""
+    return json.dumps(without_paths(without_secrets(arguments.to_dict())), indent=2)
+
+
 def remove_paths_from_json(path: Path, **changes: Any) -> None:
     """Overwrite a JSON file, if it is there: the last component replaces each absolute path, and `changes` apply."""
     if path.is_file():

@@ -24,7 +24,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TR
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import OptimizerNames
 
-from .callbacks import LineSearchCallback, line_search_of
+from .callbacks import LineSearchCallback, line_search_of, public_tensorboard
 from .checkpoints import last_complete_checkpoint, naming_unreadable_files, require_files
 from .hub import PushMixin
 from .model_card import complete_card, remove_base_model_path
@@ -99,6 +99,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         self._counts_at_last_log: dict[str, float] | None = None
         self._own_callbacks: list[TrainerCallback] = []
         super().__init__(*args, **kwargs)
+        self.callback_handler.callbacks = [public_tensorboard(each) for each in self.callback_handler.callbacks]
         if self._wants_line_search():
             self._check_line_search()
             self._warn_of_learning_rate()
@@ -262,7 +263,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
             torch.save(public_copy(self.args), saved)
         if self.hub_model_id is not None and (adapter := folder / "adapter_config.json").is_file():
             remove_paths_from_json(adapter)
-            remove_base_model_path(folder / "README.md")
+            remove_base_model_path(folder / "README.md", self.model)
 
     # ---- The step ----
 
@@ -390,6 +391,8 @@ class LineSearchTrainerMixin(PushMixin, _Base):
     ) -> None:
         """Write the Trainer's model card; with a line search, add its rules, step sizes, cost and picture.
 
+        A base model in a directory of this machine is named without its path, with a stock optimizer too.
+
         Args:
             *args: as for the Trainer.
             snippet: Markdown that shows how to repeat the run. Default with a line search: the training arguments.
@@ -400,9 +403,12 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         """
         super().create_model_card(*args, **kwargs)
         optimizer = self.line_search_optimizer
-        if self.is_world_process_zero() and (optimizer is not None or snippet or picture or eval_results):
+        if self.is_world_process_zero():
             card = Path(self.args.output_dir) / "README.md"
-            complete_card(card, self, optimizer, snippet, picture, eval_results)
+            if optimizer is not None or snippet or picture or eval_results:
+                complete_card(card, self, optimizer, snippet, picture, eval_results)
+            else:
+                remove_base_model_path(card, self.model)
 
 
 class SLSTrainer(LineSearchTrainerMixin, Trainer):

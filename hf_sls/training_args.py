@@ -7,7 +7,6 @@ Trainer refuses them with a message that says what to use instead.
 from __future__ import annotations
 
 import inspect
-import json
 import warnings
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -20,7 +19,6 @@ from transformers.training_args import OptimizerNames
 
 from .optim import OPTIMIZERS, PRESETS, LineSearchOptimizer, SearchSettings
 from .optim.registry import warn_of_settings_without_effect, with_preset
-from .private import without_paths, without_secrets
 
 _ADAM_ARGUMENTS = ("adam_beta1", "adam_beta2", "adam_epsilon")
 _NOT_IN_OPTIM_ARGS = ("return", "params", "betas", "search", "weight_decay")
@@ -57,10 +55,6 @@ class SLSTrainingArguments(TrainingArguments):
         if is_line_search(self.optim):
             check_arguments(self)
             warn_of_arguments_without_effect(self)
-
-    def to_json_string(self) -> str:
-        """Return the arguments as JSON, without secrets and paths: TensorBoard writes it into `output_dir`."""
-        return json.dumps(without_paths(without_secrets(self.to_dict())), indent=2)
 
 
 def is_line_search(optim: str) -> bool:

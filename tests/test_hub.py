@@ -125,9 +125,26 @@ class OwnArguments(SLSTrainingArguments):
     model_init_kwargs: dict[str, Any] | None = None
 
 
-@pytest.mark.parametrize("adapter", [False, True], ids=["model", "adapter"])
+@dataclass
+class OwnStockArguments(TrainingArguments):
+    """The same without this package."""
+
+    api_key: str | None = None
+    model_init_kwargs: dict[str, Any] | None = None
+
+
+@pytest.mark.parametrize(
+    ("adapter", "arguments_class", "optim"),
+    [
+        (False, OwnArguments, "adam_sls"),
+        (True, OwnArguments, "adam_sls"),
+        (False, OwnStockArguments, "adam_sls"),
+        (False, OwnStockArguments, "adamw_torch"),
+    ],
+    ids=["model", "adapter", "stock arguments", "stock optimizer"],
+)
 def test_no_secret_and_no_path_leaves_in_any_push(
-    adapter: bool, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    adapter: bool, arguments_class: Any, optim: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In training and at the end: the arguments, the state of the Trainer, the card and what TensorBoard writes."""
     monkeypatch.delenv("HF_TOKEN")
@@ -138,8 +155,9 @@ def test_no_secret_and_no_path_leaves_in_any_push(
         peft = pytest.importorskip("peft")
         model = peft.get_peft_model(model, peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"]))
 
-    args = OwnArguments(
+    args = arguments_class(
         output_dir=str(home / "out"),
+        optim=optim,
         use_cpu=True,
         max_steps=2,
         save_strategy="steps",
