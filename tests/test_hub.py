@@ -28,6 +28,7 @@ from transformers import (
     BertForSequenceClassification,
     Seq2SeqTrainingArguments,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
 )
 
@@ -133,6 +134,17 @@ class OwnStockArguments(TrainingArguments):
     model_init_kwargs: dict[str, Any] | None = None
 
 
+class WaitForPushes(TrainerCallback):
+    """Lets a push that runs beside the training end before the next step overwrites what it uploads."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        if getattr(self._trainer, "push_in_progress", None) is not None:
+            self._trainer.push_in_progress.wait_until_done()
+
+
 @pytest.mark.parametrize(
     ("adapter", "arguments_class", "optim"),
     [
@@ -176,6 +188,7 @@ def test_no_secret_and_no_path_leaves_in_any_push(
     )
     rows = classification_rows(8)
     trainer = SLSTrainer(model=model, args=args, train_dataset=rows, eval_dataset=rows)
+    trainer.add_callback(WaitForPushes(trainer))
     trainer.train()
     trainer.save_state()
     trainer.push_to_hub()
