@@ -78,8 +78,8 @@ def train_and_save(trainer: LineSearchTrainerMixin, timer: StepTimer) -> None:
     metrics = {**result.metrics, "train_samples": len(trainer.train_dataset), "final_train_loss": final_loss(losses)}
     metrics["train_step_seconds"] = timer.seconds
     trainer.save_model()
-    step_size = {key: f"{metrics[key]:.3g}" for key in ("train_step_size",) if key in metrics}
-    trainer.log_metrics("train", {**metrics, **step_size})  # which rounds to four decimal places
+    shown = {name: f"{value:.3g}" if name == "train_step_size" else value for name, value in metrics.items()}
+    trainer.log_metrics("train", shown)  # which rounds to four decimal places
     trainer.save_metrics("train", metrics)
     trainer.save_state()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from transformers.integrations import TensorBoardCallback
 
 from .landscape import LANDSCAPE_NAME, Landscape, load_landscapes, measure_landscape, save_landscapes
 from .optim import FinishedSearch, LineSearchOptimizer, SearchReport
-from .private import public_json
+from .private import public_when_written
 
 logger = logging.getLogger(__name__)
 
@@ -164,9 +163,7 @@ class PublicTensorBoardCallback(TensorBoardCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        public = copy.copy(args)
-        vars(public)["to_json_string"] = lambda: public_json(args)
-        super().on_train_begin(public, state, control, **kwargs)
+        super().on_train_begin(public_when_written(args), state, control, **kwargs)
 
 
 def public_tensorboard(callback: TrainerCallback) -> TrainerCallback:

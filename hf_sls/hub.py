@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 
-from .private import copy_to_pickle, remove_paths_from_json
+from .private import public_when_written, remove_paths_from_json
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Base
@@ -73,8 +73,7 @@ class PushMixin(_Base):
                 f"{checkpoint}, a checkpoint of hyperparameter_search. Move it elsewhere, or push with\n"
                 f"    {push_command(self.args, self.hub_model_id)}"
             )
-        if self.is_world_process_zero():
-            remove_paths_from_json(Path(self.args.output_dir, _TRAINER_STATE), best_model_checkpoint=None)
+        self._remove_paths_from_state(self.args.output_dir)
         if not self.args.push_to_hub:
             self.save_model(_internal_call=True)  # the Trainer creates the repository first, and saves after
         try:
@@ -109,14 +108,18 @@ class PushMixin(_Base):
         if checkpoint := _checkpoint_of_a_trial(self.args.output_dir):
             logger.warning(f"{checkpoint_folder} is not pushed, as the push would include {checkpoint}.")
             return
-        if self.is_world_process_zero() and self.args.hub_strategy in _WITH_CHECKPOINTS:
-            remove_paths_from_json(Path(checkpoint_folder, _TRAINER_STATE), best_model_checkpoint=None)
+        if self.args.hub_strategy in _WITH_CHECKPOINTS:
+            self._remove_paths_from_state(checkpoint_folder)
         arguments = self.args
-        self.args = copy_to_pickle(arguments)  # the Trainer saves them anew in `output_dir`, and uploads that
+        self.args = public_when_written(arguments)  # the Trainer saves them anew in `output_dir`, and uploads that
         try:
             super()._push_from_checkpoint(checkpoint_folder)
         finally:
             self.args = arguments
+
+    def _remove_paths_from_state(self, folder: str) -> None:
+        if self.is_world_process_zero():
+            remove_paths_from_json(Path(folder, _TRAINER_STATE), best_model_checkpoint=None)
 
     def _finish_current_push(self) -> None:
         """Wait for the pushes made in training, and warn of those that failed, which the Trainer does not mention."""

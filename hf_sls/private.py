@@ -51,16 +51,12 @@ def public_copy(owner: Any) -> Any:
     return copied
 
 
-def copy_to_pickle(owner: Any) -> Any:
-    """Return a copy of an object that has all its attributes, and loses secrets and paths when it is pickled."""
-    copied = copy.copy(owner)
-    vars(copied)["__reduce_ex__"] = public_copy(owner).__reduce_ex__
+def public_when_written(arguments: Any) -> Any:
+    """Return a copy of training arguments with all attributes, which as a pickle or JSON has no secrets and paths."""
+    copied = copy.copy(arguments)
+    vars(copied)["__reduce_ex__"] = public_copy(arguments).__reduce_ex__
+    vars(copied)["to_json_string"] = lambda: json.dumps(without_paths(without_secrets(arguments.to_dict())), indent=2)
     return copied
-
-
-def public_json(arguments: Any) -> str:
-    """Return training arguments as JSON, without secrets and paths."""
-    return json.dumps(without_paths(without_secrets(arguments.to_dict())), indent=2)
 
 
 def remove_paths_from_json(path: Path, **changes: Any) -> None:

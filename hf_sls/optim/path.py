@@ -154,12 +154,11 @@ class Path:
             if (step_size, decay) == (part.step_size, 0.0):
                 continue
             update = self._update(part.gradients, part.states)
+            self._restore(part, update)
             if part.copies is not None:
-                torch._foreach_copy_(part.parameters, part.copies)
                 torch._foreach_mul_(part.parameters, 1 - decay)
                 torch._foreach_add_(part.parameters, update, alpha=-step_size)
             else:
-                self._shift(part, update, 0.0)
                 self._shift(part, update, step_size / (1 - decay))
                 to_decay.append((part.parameters, decay))
         self._parts = []
@@ -187,8 +186,7 @@ class Path:
             torch._foreach_add_(part.parameters, update, alpha=distance)
 
     def _save(self, part: Part, step_size: float) -> None:
-        stays = part.lr == 0
-        if part.copies is None and (stays or step_size > self.longest_without_copy):
+        if part.copies is None and (part.lr == 0 or step_size > self.longest_without_copy):
             part.copies = [parameter.clone() for parameter in part.parameters]
 
     def _sum_over_shards(self, slopes: list[Tensor]) -> Tensor:
