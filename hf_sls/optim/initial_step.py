@@ -7,12 +7,12 @@ from math import isnan, nan
 from typing import ClassVar
 
 from ._validation import LARGEST, check_integer, check_range
-from .events import Event, NextSlope, Searched, SearchedElsewhere, SearchResult, Worsened
+from .events import Event, NextSlope, Searched, SearchedElsewhere, Worsened
 
 Memory = dict[str, float]
 
-_MOMENTUM_STEPS = 10
-"""For how many steps a momentum that decays by 0.9 keeps its direction, 1 / (1 - 0.9)."""
+_MOMENTUM_STEPS = 5
+"""For how many steps a momentum that decays by 0.9 keeps most of its direction: 0.9^5 = 0.59."""
 
 
 class InitialStep:
@@ -147,15 +147,13 @@ class Wolfe(InitialStep):
     gradient there is at hand anyway: along the update u_k of the last step, `F = <g_{k+1}, u_k>`. With its average
     `A := (A + F) / 2` over the last few batches, and n refusals so far::
 
-        A > 0:        eta := eta * growth^(narrowing^n)                 too short for the next batches
-        A <= 0:       eta := eta / growth^(narrowing^n), n := n + 1     too long for them
-        rejected:     eta := max(accepted step, eta / 2), n := n + 1    too long for its own batch
+        A > 0:                 eta := eta * growth^(narrowing^n)                 too short for the next batches
+        A <= 0, or rejected:   eta := eta / growth^(narrowing^n), n := n + 1     too long for them, or for its own batch
 
-    The momentum keeps to a direction that was too steep for about ten steps, so that the ten after a rejected one tell
-    nothing new: they are searched and not judged. After `refusals` refusals the step size is settled: it is held, a
-    schedule may scale it, and no step is searched any more. Until then every step is searched and taken whole, so the
-    search is a warm-up as well. The first search starts where the slope predicts that a small part of the loss,
-    `init_decrease`, goes.
+    The momentum keeps most of its direction for about five steps, so that those after a refusal tell nothing new: they
+    are searched and not judged. After `refusals` refusals the step size is settled: it is held, a schedule may scale
+    it, and no step is searched any more. Until then every step is searched and taken whole, so the search is a warm-up
+    as well. The first search starts where the slope predicts that a small part of the loss, `init_decrease`, goes.
 
     The slope needs no forward pass and is no difference of two losses, so it says the same in any precision. Where
     noise alone decides its sign, growth and shrinking balance and the search ends near its start. It fails where that
@@ -207,7 +205,8 @@ class Wolfe(InitialStep):
             case NextSlope(slope=slope) if memory["searches"]:
                 return self._judged_by_next_batch({**memory, "next_slope": (memory["next_slope"] + slope) / 2})
             case Searched(result=result) if memory["searches"]:
-                return self._judged_by_own_batch(memory, result)
+                memory = {**memory, "searches": memory["searches"] + (result.outcome == "accepted")}
+                return self._refused(memory) if result.backtracks and not memory["unjudged_steps"] else memory
             case Searched(result=result) if result.outcome == "accepted":
                 return {**memory, "searches": 1, "step_size": result.step_size}
             case Worsened():
@@ -217,14 +216,14 @@ class Wolfe(InitialStep):
     def _judged_by_next_batch(self, memory: Memory) -> Memory:
         if memory["unjudged_steps"]:
             return {**memory, "unjudged_steps": memory["unjudged_steps"] - 1}
-        stride = self.growth ** (self.narrowing ** memory["refusals"])
         if memory["next_slope"] > 0:
-            return {**memory, "step_size": memory["step_size"] * stride}
-        return {**memory, "step_size": memory["step_size"] / stride, "refusals": memory["refusals"] + 1}
+            return {**memory, "step_size": memory["step_size"] * self._stride(memory)}
+        return self._refused(memory)
 
-    def _judged_by_own_batch(self, memory: Memory, result: SearchResult) -> Memory:
-        memory = {**memory, "searches": memory["searches"] + (result.outcome == "accepted")}
-        if not result.backtracks or memory["unjudged_steps"]:
-            return memory
-        step_size = max(result.step_size, memory["step_size"] / 2)
+    def _refused(self, memory: Memory) -> Memory:
+        """Return the memory after a step that was too long."""
+        step_size = memory["step_size"] / self._stride(memory)
         return {**memory, "step_size": step_size, "refusals": memory["refusals"] + 1, "unjudged_steps": _MOMENTUM_STEPS}
+
+    def _stride(self, memory: Memory) -> float:
+        return self.growth ** (self.narrowing ** memory["refusals"])

@@ -266,44 +266,38 @@ def searched(step_size: float, trials: int) -> Searched:
     return Searched(2.0, 5.0, SearchResult(step_size, 1.0, trials, "accepted"))
 
 
-def test_each_refusal_halves_the_exponent_of_growth_and_a_rejected_step_is_halved_at_most() -> None:
+def test_each_refusal_takes_one_stride_back_halves_the_exponent_of_growth_and_waits_five_steps() -> None:
     """The docstring's recursion, written out."""
-    rule = Wolfe(init_step_size=1.0, growth=1.3, refusals=4)
+    rule = Wolfe(init_step_size=1.0, growth=1.3)
     memory = rule.new_memory()
-    first = rule.start(memory, 2.0, 5.0)
-    assert first == pytest.approx(0.03 * 2.0 / 5.0)
-    memory = rule.update(memory, searched(first, 1))
-    expected = first
-    answers = (
-        (1.0, 1.3),  # averages of 0.5,
-        (-0.3, 1.3),  # 0.1,
-        (-0.3, 1 / 1.3),  # -0.1,
-        (2.1, 1.3**0.5),  # 1,
-        (-1.0, 1 / 1.3**0.5),  # 0
-        (3.0, 1.3**0.25),  # and 1.5
-    )
-    for next_slope, factor in answers:
+    expected = rule.start(memory, 2.0, 5.0)
+    assert expected == pytest.approx(0.03 * 2.0 / 5.0)
+    memory = rule.update(memory, searched(expected, 1))
+
+    def step(next_slope: float, factor: float, trials: int = 1) -> None:
+        nonlocal memory, expected
         memory = rule.update(memory, NextSlope(next_slope))
+        memory = rule.update(memory, searched(memory["step_size"] / trials, trials))
         expected *= factor
-        assert rule.start(memory, 2.0, 5.0) == pytest.approx(expected)
-        memory = rule.update(memory, searched(expected, 1))
+        assert memory["step_size"] == pytest.approx(expected)
+
+    step(1.0, 1.3)  # an average of 0.5
+    step(-0.3, 1.3)  # 0.1
+    step(-0.3, 1 / 1.3)  # -0.1: refused by the next batches
+    for next_slope in (9.0, -9.0) * 2:  # the momentum keeps its direction, whatever both batches say
+        step(next_slope, 1.0, trials=3)
+    step(0.0, 1.0)
+    assert memory["refusals"] == 1
+    step(9.0, 1.3**0.5)
+    step(0.0, 1.0, trials=2)  # longer for the next batches, refused by its own: there and back
     assert memory["refusals"] == 2
-    mild = rule.update(memory, searched(0.7 * expected, 2))
-    assert (mild["step_size"], mild["refusals"]) == (pytest.approx(0.7 * expected), 3)
-    severe = rule.update(memory, searched(0.01 * expected, 3))
-    assert (severe["step_size"], severe["refusals"]) == (pytest.approx(0.5 * expected), 3)
-    assert not rule.settled(severe)
-    memory = severe
-    for _ in range(10):  # the momentum keeps its direction
-        memory = rule.update(memory, searched(0.01 * expected, 3))
-        memory = rule.update(memory, NextSlope(-1.0))
-        assert (memory["step_size"], memory["refusals"]) == (severe["step_size"], 3)
-    longer = rule.update(rule.update(memory, searched(0.5 * expected, 1)), NextSlope(9.0))
-    assert (longer["step_size"], longer["refusals"]) == (pytest.approx(0.5 * 1.3**0.125 * expected), 3)
-    again = rule.update(memory, searched(0.3 * expected, 2))
-    assert (again["step_size"], again["refusals"]) == (pytest.approx(0.3 * expected), 4)
-    assert rule.settled(again)
-    assert rule.update(again, Worsened(0.25))["step_size"] == pytest.approx(0.075 * expected)
+    for _ in range(5):
+        step(-9.0, 1.0)
+    assert not rule.settled(memory)
+    step(20.0, 1.3**0.25)
+    step(-20.0, 1 / 1.3**0.25)
+    assert rule.settled(memory)
+    assert rule.update(memory, Worsened(0.25))["step_size"] == pytest.approx(expected / 4)
 
 
 def test_the_slope_of_the_next_batch_is_that_of_its_gradient_along_the_last_update() -> None:
