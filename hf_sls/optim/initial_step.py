@@ -150,10 +150,11 @@ class Wolfe(InitialStep):
         A > 0:                 eta := eta * growth^(narrowing^n)                 too short for the next batches
         A <= 0, or rejected:   eta := eta / growth^(narrowing^n), n := n + 1     too long for them, or for its own batch
 
-    The momentum keeps most of its direction for about five steps, so that those after a refusal tell nothing new: they
-    are searched and not judged. After `refusals` refusals the step size is settled: it is held, a schedule may scale
-    it, and no step is searched any more. Until then every step is searched and taken whole, so the search is a warm-up
-    as well. The first search starts where the slope predicts that a small part of the loss, `init_decrease`, goes.
+    A search that finds no step halves it. The momentum keeps most of its direction for about five steps, so that those
+    after a refusal tell nothing new: they are searched and not judged. After `refusals` refusals the step size is
+    settled: it is held, a schedule may scale it, and no step is searched any more. Until then every step is searched
+    and taken whole, so the search is a warm-up as well. The first search starts where the slope predicts that a small
+    part of the loss, `init_decrease`, goes.
 
     The slope needs no forward pass and is no difference of two losses, so it says the same in any precision. Where
     noise alone decides its sign, growth and shrinking balance and the search ends near its start. It fails where that
@@ -206,7 +207,9 @@ class Wolfe(InitialStep):
                 return self._judged_by_next_batch({**memory, "next_slope": (memory["next_slope"] + slope) / 2})
             case Searched(result=result) if memory["searches"]:
                 memory = {**memory, "searches": memory["searches"] + (result.outcome == "accepted")}
-                return self._refused(memory) if result.backtracks and not memory["unjudged_steps"] else memory
+                if not result.backtracks or memory["unjudged_steps"]:
+                    return memory
+                return self._refused(memory, self._stride(memory) if result.outcome == "accepted" else 2.0)
             case Searched(result=result) if result.outcome == "accepted":
                 return {**memory, "searches": 1, "step_size": result.step_size}
             case Worsened():
@@ -218,11 +221,11 @@ class Wolfe(InitialStep):
             return {**memory, "unjudged_steps": memory["unjudged_steps"] - 1}
         if memory["next_slope"] > 0:
             return {**memory, "step_size": memory["step_size"] * self._stride(memory)}
-        return self._refused(memory)
+        return self._refused(memory, self._stride(memory))
 
-    def _refused(self, memory: Memory) -> Memory:
+    def _refused(self, memory: Memory, stride: float) -> Memory:
         """Return the memory after a step that was too long."""
-        step_size = memory["step_size"] / self._stride(memory)
+        step_size = memory["step_size"] / stride
         return {**memory, "step_size": step_size, "refusals": memory["refusals"] + 1, "unjudged_steps": _MOMENTUM_STEPS}
 
     def _stride(self, memory: Memory) -> float:

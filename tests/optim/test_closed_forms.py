@@ -298,6 +298,9 @@ def test_each_refusal_takes_one_stride_back_halves_the_exponent_of_growth_and_wa
     step(-20.0, 1 / 1.3**0.25)
     assert rule.settled(memory)
     assert rule.update(memory, Worsened(0.25))["step_size"] == pytest.approx(expected / 4)
+    first = rule.update(rule.new_memory(), searched(1.0, 1))
+    failed = rule.update(first, Searched(2.0, 5.0, SearchResult(0.1, 3.0, 4, "exhausted")))
+    assert (failed["step_size"], failed["refusals"], failed["searches"]) == (0.5, 1, 1)
 
 
 def test_the_slope_of_the_next_batch_is_that_of_its_gradient_along_the_last_update() -> None:
