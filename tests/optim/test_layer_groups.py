@@ -57,6 +57,7 @@ def test_encoder_and_decoder_blocks_are_counted_through() -> None:
 
 
 def test_decay_splits_a_layer_but_not_its_search() -> None:
+    torch.manual_seed(0)
     model = bert(2)
     decaying = {name for name, _ in model.named_parameters() if name.endswith("weight") and "LayerNorm" not in name}
     groups = layer_groups(model, 2, weight_decay=0.1, decay_parameters=decaying)
