@@ -151,14 +151,16 @@ class Wolfe(InitialStep):
         A <= 0, or rejected:   eta := eta / growth^(narrowing^n), n := n + 1     too long for them, or for its own batch
 
     A search that finds no step halves it. The momentum keeps most of its direction for about five steps, so that those
-    after a refusal tell nothing new: they are searched and not judged. After `refusals` refusals the step size is
-    settled: it is held, a schedule may scale it, and no step is searched any more. Until then every step is searched
-    and taken whole, so the search is a warm-up as well. The first search starts where the slope predicts that a small
-    part of the loss, `init_decrease`, goes.
+    after a refusal tell nothing new: they are searched and not judged. The first search starts where the slope predicts
+    that a small part of the loss, `init_decrease`, goes. The step size is settled after `refusals` refusals, or as soon
+    as the slope predicts that a large part, `enough_decrease`, goes: as a loss nears zero its slope keeps its sign at
+    any step size, and no batch refuses. Once settled it is held, a schedule may scale it, and no step is searched any
+    more. Until then every step is searched and taken whole, so the search is a warm-up as well.
 
     The slope needs no forward pass and is no difference of two losses, so it says the same in any precision. Where
     noise alone decides its sign, growth and shrinking balance and the search ends near its start. It fails where that
-    start is far too low for a short run: at `growth` a step, a factor of a hundred takes 18 steps.
+    start is far too low for a short run: at `growth` a step, a factor of a hundred takes 18 steps. And it fails with a
+    loss that starts near zero and can fall far below, as of a policy gradient: start and end are parts of the loss.
 
     Args:
         init_step_size: the largest step that the first search starts from, positive.
@@ -166,6 +168,8 @@ class Wolfe(InitialStep):
         narrowing: factor on the exponent of growth after each refusal, in [0, 1].
         refusals: how many settle the step size, at least 1.
         init_decrease: the decrease that the slope predicts for the first trial, as a fraction of the loss, in (0, 1].
+        enough_decrease: the predicted decrease of a step that is long enough, as a fraction of the loss, at least
+            `init_decrease`. At 1 it is Polyak's step for a loss that can reach zero, at 2 the minimum of a parabola.
 
     References:
         P. Wolfe, Convergence conditions for ascent methods, SIAM Review 11 (1969). Nocedal and Wright, Numerical
@@ -178,6 +182,7 @@ class Wolfe(InitialStep):
     narrowing: float = 0.5
     refusals: int = 3
     init_decrease: float = 0.03
+    enough_decrease: float = 0.5
     needs_next_slope: ClassVar[bool] = True
     whole_steps: ClassVar[bool] = True
 
@@ -187,6 +192,7 @@ class Wolfe(InitialStep):
         check_range("narrowing", self.narrowing, low=0.0, high=1.0)
         check_integer("refusals", self.refusals, low=1)
         check_range("init_decrease", self.init_decrease, low=0.0, high=1.0, include_low=False)
+        check_range("enough_decrease", self.enough_decrease, low=self.init_decrease)
 
     def new_memory(self) -> Memory:
         return {"step_size": 0.0, "searches": 0, "refusals": 0, "unjudged_steps": 0, "next_slope": 0.0}
@@ -205,16 +211,20 @@ class Wolfe(InitialStep):
         match event:
             case NextSlope(slope=slope) if memory["searches"]:
                 return self._judged_by_next_batch({**memory, "next_slope": (memory["next_slope"] + slope) / 2})
-            case Searched(result=result) if memory["searches"]:
-                memory = {**memory, "searches": memory["searches"] + (result.outcome == "accepted")}
-                if not result.backtracks or memory["unjudged_steps"]:
-                    return memory
-                return self._refused(memory, self._stride(memory) if result.outcome == "accepted" else 2.0)
-            case Searched(result=result) if result.outcome == "accepted":
+            case Searched(loss=loss, slope=slope) if memory["searches"]:
+                is_enough = memory["step_size"] * slope >= self.enough_decrease * abs(loss)
+                memory = self._judged_by_own_batch({**memory, "searches": memory["searches"] + event.accepted}, event)
+                return {**memory, "refusals": self.refusals} if is_enough else memory
+            case Searched(result=result) if event.accepted:
                 return {**memory, "searches": 1, "step_size": result.step_size}
             case Worsened():
                 return super().update(memory, event)
         return memory
+
+    def _judged_by_own_batch(self, memory: Memory, event: Searched) -> Memory:
+        if not event.result.backtracks or memory["unjudged_steps"]:
+            return memory
+        return self._refused(memory, self._stride(memory) if event.accepted else 2.0)
 
     def _judged_by_next_batch(self, memory: Memory) -> Memory:
         if memory["unjudged_steps"]:

@@ -248,22 +248,37 @@ def test_the_budget_holds_for_all_layers_together_and_whatever_the_loss_does(nam
 @given(curvature=curvatures, growth=st.floats(1.05, 1.6))
 def test_the_bracket_of_a_quadratic_is_at_its_minimum(curvature: float, growth: float) -> None:
     """Along `-g` the loss is lowest at `1 / curvature`, where the slope turns."""
-    rule = Wolfe(1e9, growth)
-    memory, slope = rule.new_memory(), 25 * curvature**2
+    rule = Wolfe(1e9, growth, enough_decrease=1e9)
+    memory, loss, slope = rule.new_memory(), 12.5 * curvature, 25 * curvature**2
     steps = []
     while not rule.settled(memory):
         if steps:
             memory = rule.update(memory, NextSlope(slope * (1 - curvature * steps[-1])))
-        steps.append(rule.start(memory, 12.5 * curvature, slope))
-        memory = rule.update(memory, searched(steps[-1], 1))
+        steps.append(rule.start(memory, loss, slope))
+        memory = rule.update(memory, searched(steps[-1], loss=loss, slope=slope))
     assert steps[0] == pytest.approx(0.03 * 0.5 / curvature)
     assert growth**-0.6 <= memory["step_size"] * curvature <= growth**0.2
     assert rule.update(memory, NotSearched()) == memory
 
 
-def searched(step_size: float, trials: int) -> Searched:
+@given(scale=st.floats(-6, 6).map(lambda power: 10**power), enough=st.floats(0.1, 3.0))
+def test_where_the_loss_runs_out_a_step_that_is_to_remove_half_of_it_settles(scale: float, enough: float) -> None:
+    """The loss `scale * exp(-w)` falls along `u = 1` at any step size: neither batch ever refuses a step."""
+    rule = Wolfe(1e9, 1.3, enough_decrease=enough)
+    memory, w = rule.new_memory(), 0.0
+    while not rule.settled(memory):
+        loss = scale * math.exp(-w)
+        if w:
+            memory = rule.update(memory, NextSlope(loss))
+        step_size = rule.start(memory, loss, loss)
+        memory = rule.update(memory, searched(step_size, loss=loss, slope=loss))
+        w += step_size
+    assert 1 - 1e-9 <= memory["step_size"] / enough < 1.3
+
+
+def searched(step_size: float, trials: int = 1, loss: float = 2.0, slope: float = 5.0) -> Searched:
     """Return a search that has accepted its last trial."""
-    return Searched(2.0, 5.0, SearchResult(step_size, 1.0, trials, "accepted"))
+    return Searched(loss, slope, SearchResult(step_size, loss / 2, trials, "accepted"))
 
 
 def test_each_refusal_takes_one_stride_back_halves_the_exponent_of_growth_and_waits_five_steps() -> None:
@@ -298,9 +313,9 @@ def test_each_refusal_takes_one_stride_back_halves_the_exponent_of_growth_and_wa
     step(-20.0, 1 / 1.3**0.25)
     assert rule.settled(memory)
     assert rule.update(memory, Worsened(0.25))["step_size"] == pytest.approx(expected / 4)
-    first = rule.update(rule.new_memory(), searched(1.0, 1))
-    failed = rule.update(first, Searched(2.0, 5.0, SearchResult(0.1, 3.0, 4, "exhausted")))
-    assert (failed["step_size"], failed["refusals"], failed["searches"]) == (0.5, 1, 1)
+    first = rule.update(rule.new_memory(), searched(0.1))
+    failed = rule.update(first, Searched(2.0, 5.0, SearchResult(0.01, 3.0, 4, "exhausted")))
+    assert (failed["step_size"], failed["refusals"], failed["searches"]) == (0.05, 1, 1)
 
 
 def test_the_slope_of_the_next_batch_is_that_of_its_gradient_along_the_last_update() -> None:
