@@ -72,6 +72,16 @@ def test_training_learns(optim: str, arguments: Any) -> None:
     assert trainer.line_search_optimizer.counts["steps"] == 60
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_learnt_by_heart_stay_learnt(seed: int, arguments: Any) -> None:
+    """As the loss nears zero no batch refuses a step; AdamW learns these rows at 1e-2 and fails at 3e-2."""
+    args = arguments(optim="adam_sls", max_steps=60, per_device_train_batch_size=20, seed=seed)
+    trainer = SLSTrainer(model=tiny_bert(dropout=0.0, seed=seed), args=args, train_dataset=classification_rows())
+    trainer.train()
+    assert sum(losses(trainer)[-8:]) / 8 < 0.1
+    assert trainer.line_search_optimizer.forward_passes_per_step < 1.5
+
+
 @pytest.mark.parametrize("optim", OPTIMIZERS)
 @pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 2}], ids=str)
 def test_a_resumed_run_is_the_unbroken_run(
