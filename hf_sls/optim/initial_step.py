@@ -169,7 +169,8 @@ class Wolfe(InitialStep):
         refusals: how many settle the step size, at least 1.
         init_decrease: the decrease that the slope predicts for the first trial, as a fraction of the loss, in (0, 1].
         enough_decrease: the predicted decrease of a step that is long enough, as a fraction of the loss, at least
-            `init_decrease`. At 1 it is Polyak's step for a loss that can reach zero, at 2 the minimum of a parabola.
+            `init_decrease`. At 1 it is Polyak's step for a loss that can reach zero, at 2 the minimum of a parabola
+            that touches zero.
 
     References:
         P. Wolfe, Convergence conditions for ascent methods, SIAM Review 11 (1969). Nocedal and Wright, Numerical
