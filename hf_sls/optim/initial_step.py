@@ -152,9 +152,9 @@ class Wolfe(InitialStep):
 
     A search that finds no step halves it. The momentum keeps most of its direction for about five steps, so that those
     after a refusal tell nothing new: they are searched and not judged. The first search starts where the slope predicts
-    that a small part of the loss, `init_decrease`, goes. The step size is settled after `refusals` refusals, or as soon
-    as the slope predicts that a large part, `enough_decrease`, goes: as a loss nears zero its slope keeps its sign at
-    any step size, and no batch refuses. Once settled it is held, a schedule may scale it, and no step is searched any
+    that a small part of the loss, `init_decrease`, goes. The step size is settled after `refusals` refusals, or by an
+    accepted step from which the slope predicts that a large part, `enough_decrease`, goes: as a loss nears zero its
+    slope keeps its sign at any step size, and no batch refuses. Once settled it is held, a schedule may scale it, and no step is searched any
     more. Until then every step is searched and taken whole, so the search is a warm-up as well.
 
     The slope needs no forward pass and is no difference of two losses, so it says the same in any precision. Where
@@ -212,10 +212,8 @@ class Wolfe(InitialStep):
         match event:
             case NextSlope(slope=slope) if memory["searches"]:
                 return self._judged_by_next_batch({**memory, "next_slope": (memory["next_slope"] + slope) / 2})
-            case Searched(loss=loss, slope=slope) if memory["searches"]:
-                is_enough = memory["step_size"] * slope >= self.enough_decrease * abs(loss)
-                memory = self._judged_by_own_batch({**memory, "searches": memory["searches"] + event.accepted}, event)
-                return {**memory, "refusals": self.refusals} if is_enough else memory
+            case Searched() if memory["searches"]:
+                return self._judged_by_own_batch({**memory, "searches": memory["searches"] + event.accepted}, event)
             case Searched(result=result) if event.accepted:
                 return {**memory, "searches": 1, "step_size": result.step_size}
             case Worsened():
@@ -223,9 +221,12 @@ class Wolfe(InitialStep):
         return memory
 
     def _judged_by_own_batch(self, memory: Memory, event: Searched) -> Memory:
-        if not event.result.backtracks or memory["unjudged_steps"]:
+        if memory["unjudged_steps"]:
             return memory
-        return self._refused(memory, self._stride(memory) if event.accepted else 2.0)
+        if event.result.backtracks:
+            return self._refused(memory, self._stride(memory) if event.accepted else 2.0)
+        is_enough = event.result.step_size * event.slope >= self.enough_decrease * abs(event.loss)
+        return {**memory, "refusals": self.refusals} if is_enough else memory
 
     def _judged_by_next_batch(self, memory: Memory) -> Memory:
         if memory["unjudged_steps"]:
