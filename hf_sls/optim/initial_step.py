@@ -154,8 +154,8 @@ class Wolfe(InitialStep):
     after a refusal tell nothing new: they are searched and not judged. The first search starts where the slope predicts
     that a small part of the loss, `init_decrease`, goes. The step size is settled after `refusals` refusals, or by an
     accepted step from which the slope predicts that a large part, `enough_decrease`, goes: as a loss nears zero its
-    slope keeps its sign at any step size, and no batch refuses. Once settled it is held, a schedule may scale it, and no step is searched any
-    more. Until then every step is searched and taken whole, so the search is a warm-up as well.
+    slope keeps its sign at any step size, and no batch refuses. Once settled it is held, a schedule may scale it, and
+    no step is searched any more. Until then every step is searched and taken whole, so the search is a warm-up as well.
 
     The slope needs no forward pass and is no difference of two losses, so it says the same in any precision. Where
     noise alone decides its sign, growth and shrinking balance and the search ends near its start. It fails where that
@@ -221,12 +221,12 @@ class Wolfe(InitialStep):
         return memory
 
     def _judged_by_own_batch(self, memory: Memory, event: Searched) -> Memory:
-        if memory["unjudged_steps"]:
+        step_size = event.result.step_size
+        if event.accepted and step_size * event.slope >= self.enough_decrease * abs(event.loss):
+            return {**memory, "step_size": step_size, "refusals": self.refusals}
+        if memory["unjudged_steps"] or not event.result.backtracks:
             return memory
-        if event.result.backtracks:
-            return self._refused(memory, self._stride(memory) if event.accepted else 2.0)
-        is_enough = event.result.step_size * event.slope >= self.enough_decrease * abs(event.loss)
-        return {**memory, "refusals": self.refusals} if is_enough else memory
+        return self._refused(memory, self._stride(memory) if event.accepted else 2.0)
 
     def _judged_by_next_batch(self, memory: Memory) -> Memory:
         if memory["unjudged_steps"]:
