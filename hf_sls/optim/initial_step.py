@@ -221,6 +221,7 @@ class Wolfe(InitialStep):
         return memory
 
     def _judged_by_own_batch(self, memory: Memory, event: Searched) -> Memory:
+        """Return the memory after a search; a step that is long enough settles it, as the last refusal would."""
         step_size = event.result.step_size
         if event.accepted and step_size * event.slope >= self.enough_decrease * abs(event.loss):
             return {**memory, "step_size": step_size, "refusals": self.refusals}
