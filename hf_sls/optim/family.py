@@ -179,14 +179,14 @@ class AdamSLS(_Named):
     def __init__(
         self,
         params: Params,
-        init_step_size: float = 0.1,
+        init_step_size: float = 1e-3,
         c: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         search_direction: SearchDirection = "momentum",
         smoothing: float = 0.0,
         shrink: float = 0.7,
-        growth: float = 1.2,
+        growth: float = 1.25,
         wolfe: bool = True,
         **search: Unpack[SearchSettings],
     ) -> None:

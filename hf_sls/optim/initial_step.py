@@ -152,18 +152,20 @@ class Wolfe(InitialStep):
 
     A search that finds no step halves it. The momentum keeps most of its direction for about five steps, so that those
     after a refusal tell nothing new: they are searched and not judged. The first search starts where the slope predicts
-    that a small part of the loss, `init_decrease`, goes. The step size is settled after `refusals` refusals, or by an
+    that a small part of the loss, `init_decrease`, goes, and at `init_step_size` at most: at random weights the loss
+    can be so flat that this part is far away. The step size is settled after `refusals` refusals, or by an
     accepted step from which the slope predicts that a large part, `enough_decrease`, goes: as a loss nears zero its
     slope keeps its sign at any step size, and no batch refuses. Once settled it is held, a schedule may scale it, and
     no step is searched any more. Until then every step is searched and taken whole, so the search is a warm-up as well.
 
     The slope needs no forward pass and is no difference of two losses, so it says the same in any precision. Where
     noise alone decides its sign, growth and shrinking balance and the search ends near its start. It fails where that
-    start is far too low for a short run: at `growth` a step, a factor of a hundred takes 25 steps. And it fails with a
+    start is far too low for a short run: at `growth` a step, a factor of a hundred takes 21 steps. And it fails with a
     loss that starts near zero and can fall far below, as of a policy gradient: start and end are parts of the loss.
 
     Args:
-        init_step_size: the largest step that the first search starts from, positive.
+        init_step_size: the largest step that the first search starts from, positive. 1e-3, the default of
+            `torch.optim.Adam`, suits directions whose elements are about one.
         growth: the factor from one step to the next before any refusal, above 1.
         narrowing: factor on the exponent of growth after each refusal, in [0, 1].
         refusals: how many settle the step size, at least 1.
@@ -178,8 +180,8 @@ class Wolfe(InitialStep):
         29 (1958). docs/results/one-default.md has the evidence for the values.
     """
 
-    init_step_size: float = 0.1
-    growth: float = 1.2
+    init_step_size: float = 1e-3
+    growth: float = 1.25
     narrowing: float = 0.5
     refusals: int = 3
     init_decrease: float = 0.03
