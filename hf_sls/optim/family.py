@@ -186,7 +186,7 @@ class AdamSLS(_Named):
         search_direction: SearchDirection = "momentum",
         smoothing: float = 0.0,
         shrink: float = 0.7,
-        growth: float = 1.2,
+        growth: float = 1.25,
         wolfe: bool = True,
         **search: Unpack[SearchSettings],
     ) -> None:
