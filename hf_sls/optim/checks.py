@@ -115,7 +115,7 @@ def check_slope(trials: Trials, loss: float, slope: float, result: SearchResult)
     Returns:
         How many evaluations it took, 0 or 1. The parameters are at the step that was found.
     """
-    predicted, rounding = result.step_size * slope, trials.batch.rounding * abs(loss)
+    predicted, rounding = result.step_size * slope, trials.rounding * abs(loss)
     can_tell = result.outcome == "accepted" and _VISIBLE * rounding < predicted < _STRAIGHT * abs(loss)
     if not can_tell or _alike(loss - result.loss, predicted):
         return 0

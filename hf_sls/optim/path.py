@@ -62,6 +62,7 @@ class Path:
     def __init__(self, direction: Direction, parts: Sequence[Part]) -> None:
         self.step_size = 0.0
         self.devices = {parameter.device for part in parts for parameter in part.parameters}
+        self.rounding = max(torch.finfo(parameter.dtype).eps for part in parts for parameter in part.parameters)
         self._skip: Tensor | None = None
         self._update: Update = direction.applied_update if direction.searches_applied else direction.search_update
         self._direction = direction

@@ -110,6 +110,11 @@ class Trials:
         self._taken = False
         self.tried: list[tuple[float, float]] = []
 
+    @property
+    def rounding(self) -> float:
+        """The relative spacing of the numbers in which the loss or, if it is wider, a parameter is kept."""
+        return max(self.batch.rounding, self._path.rounding)
+
     def __enter__(self) -> Trials:
         self._random_state_on_entry = RandomState.capture(self._path.devices)
         return self
