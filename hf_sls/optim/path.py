@@ -62,11 +62,15 @@ class Path:
     def __init__(self, direction: Direction, parts: Sequence[Part]) -> None:
         self.step_size = 0.0
         self.devices = {parameter.device for part in parts for parameter in part.parameters}
-        self.rounding = max(torch.finfo(parameter.dtype).eps for part in parts for parameter in part.parameters)
         self._skip: Tensor | None = None
         self._update: Update = direction.applied_update if direction.searches_applied else direction.search_update
         self._direction = direction
         self._parts = [piece for part in parts for piece in _fitting_the_cache(direction, part)]
+
+    @property
+    def rounding(self) -> float:
+        """The relative spacing of the numbers in which the coarsest parameter is kept."""
+        return max(torch.finfo(parameter.dtype).eps for part in self._parts for parameter in part.parameters)
 
     @property
     def longest_without_copy(self) -> float:

@@ -112,7 +112,7 @@ class Trials:
 
     @property
     def rounding(self) -> float:
-        """The relative spacing of the numbers in which the loss or, if it is wider, a parameter is kept."""
+        """The relative spacing of the numbers in which the loss, or if they are coarser the parameters, are kept."""
         return max(self.batch.rounding, self._path.rounding)
 
     def __enter__(self) -> Trials:
