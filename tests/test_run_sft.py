@@ -34,7 +34,8 @@ from .glue import SCRIPTS
 SPEECHES = [f"Citizen {i}:\nSpeak, speak, {'and hear me ' * (i % 3)}speak." for i in range(20)]
 QUICK = ("--max_steps", "4", "--max_length", "32", "--save_strategy", "no")
 QUIET = ("--report_to", "none", "--use_cpu", "true", "--disable_tqdm", "true")
-LORA = ("--lora_r", "4", "--lora_alpha", "4", "--lora_dropout", "0", "--optim_args", "init_step_size=0.1")  # four steps
+FAR = "init_step_size=0.1"  # four steps are too few to grow from 1e-3
+LORA = ("--lora_r", "4", "--lora_alpha", "4", "--lora_dropout", "0", "--optim_args", FAR)
 DORA = (*LORA, "--use_dora")
 QLORA = (*LORA, "--load_in_4bit")
 ALL_WEIGHTS = ("--no_use_peft",)
@@ -142,6 +143,7 @@ def test_the_losses_are_those_of_trl(
         args=trl.SFTConfig(
             output_dir=str(tmp_path / "plain"),
             optim=optim,
+            optim_args=FAR,
             max_steps=4,
             max_length=32,
             per_device_train_batch_size=4,
