@@ -165,8 +165,8 @@ class AdamSLS(_Named):
             `-g / (sqrt(v^) + eps)`, and applies the step size found along Adam's direction (arXiv 2403.18506).
         smoothing: weight of the past in the criterion (`Smoothed`), in [0, 1); 0 is Armijo. Not used with `wolfe`.
         shrink: factor of a rejected step (beta), in (0, 1).
-        growth: with `wolfe`, the factor from one step to the next before any refusal, above 1; else that from one
-            search to the next (gamma^(1/n)), at least 1.
+        growth: with `wolfe`, the factor from one step to the next where the batches half agree, above 1; else that from
+            one search to the next (gamma^(1/n)), at least 1.
         wolfe: whether to find the step size at the start of the run and keep it. A `Watch` shortens it if the run gets
             worse. The criterion is then Armijo's with the rounding of bfloat16 as its tolerance, and `search_rate`
             has no effect.

@@ -257,7 +257,7 @@ def test_the_bracket_of_a_quadratic_is_at_its_minimum(curvature: float, growth: 
         steps.append(rule.start(memory, loss, slope))
         memory = rule.update(memory, searched(steps[-1], loss=loss, slope=slope))
     assert steps[0] == pytest.approx(0.03 * 0.5 / curvature)
-    assert growth**-0.6 <= memory["step_size"] * curvature <= growth**0.2
+    assert growth**-0.3 <= memory["step_size"] * curvature <= growth**0.3
     assert rule.update(memory, NotSearched()) == memory
 
 
@@ -273,7 +273,7 @@ def test_where_the_loss_runs_out_a_step_that_is_to_remove_half_of_it_settles(sca
         step_size = rule.start(memory, loss, loss)
         memory = rule.update(memory, searched(step_size, loss=loss, slope=loss))
         w += step_size
-    assert 1 - 1e-9 <= memory["step_size"] / enough < 1.3
+    assert 1 - 1e-9 <= memory["step_size"] / enough < 1.3**1.5
 
 
 def searched(step_size: float, trials: int = 1, loss: float = 2.0, slope: float = 5.0) -> Searched:
@@ -281,41 +281,49 @@ def searched(step_size: float, trials: int = 1, loss: float = 2.0, slope: float 
     return Searched(loss, slope, SearchResult(step_size, loss / 2, trials, "accepted"))
 
 
-def test_each_refusal_takes_one_stride_back_halves_the_exponent_of_growth_and_waits_five_steps() -> None:
-    """The docstring's recursion, written out."""
+def test_agreement_and_refusals_set_the_stride_and_a_refusal_waits_five_steps() -> None:
+    """The docstring's recursion, written out; every batch sees a slope of 5 itself."""
     rule = Wolfe(init_step_size=1.0, growth=1.3)
     memory = rule.new_memory()
     expected = rule.start(memory, 2.0, 5.0)
     assert expected == pytest.approx(0.03 * 2.0 / 5.0)
     memory = rule.update(memory, searched(expected, 1))
 
-    def step(next_slope: float, factor: float, trials: int = 1) -> None:
+    def step(next_slope: float, exponent: float, trials: int = 1) -> None:
         nonlocal memory, expected
         memory = rule.update(memory, NextSlope(next_slope))
         memory = rule.update(memory, searched(memory["step_size"] / trials, trials))
-        expected *= factor
+        expected *= 1.3**exponent
         assert memory["step_size"] == pytest.approx(expected)
 
-    step(1.0, 1.3)  # an average of 0.5
-    step(-0.3, 1.3)  # 0.1
-    step(-0.3, 1 / 1.3)  # -0.1: refused by the next batches
+    step(1.25, 0.5 + 0.625 / 2.5)  # averages of 0.625 and, over one step, 2.5
+    step(-0.5, 0.5 + 0.0625 / 3.75)
+    step(-0.5, -(0.5 + 0.21875 / 4.375))  # refused by the next batches
     for next_slope in (9.0, -9.0) * 2:  # the momentum keeps its direction, whatever both batches say
-        step(next_slope, 1.0, trials=3)
-    step(0.0, 1.0)
+        step(next_slope, 0.0, trials=3)
+    step(0.0, 0.0)
     assert memory["refusals"] == 1
-    step(9.0, 1.3**0.5)
-    step(0.0, 1.0, trials=2)  # longer for the next batches, refused by its own: there and back
+    step(20.0, 1.5 / 2)  # more than the own batches see
+    next_slope, own = memory["next_slope"] / 2, memory["own_slope"]
+    step(0.0, (next_slope / own - next_slope / ((own + 5) / 2)) / 2, trials=2)  # longer for the next, refused by its own
     assert memory["refusals"] == 2
     for _ in range(5):
-        step(-9.0, 1.0)
+        step(-9.0, 0.0)
     assert not rule.settled(memory)
-    step(20.0, 1.3**0.25)
-    step(-20.0, 1 / 1.3**0.25)
+    step(-20.0, -1.5 / 4)
     assert rule.settled(memory)
     assert rule.update(memory, Worsened(0.25))["step_size"] == pytest.approx(expected / 4)
     first = rule.update(rule.new_memory(), searched(0.1))
     failed = rule.update(first, Searched(2.0, 5.0, SearchResult(0.01, 3.0, 4, "exhausted")))
     assert (failed["step_size"], failed["refusals"], failed["searches"]) == (0.05, 1, 1)
+
+
+@given(own=st.floats(-1.0, 0.0))
+def test_where_the_own_batches_ascend_on_average_the_stride_is_the_longest(own: float) -> None:
+    """A criterion of averages searches along such batches too."""
+    rule = Wolfe(init_step_size=1.0, growth=1.3)
+    memory = rule.update(rule.new_memory(), searched(0.1, slope=own))
+    assert rule.update(memory, NextSlope(1.0))["step_size"] == pytest.approx(0.1 * 1.3**1.5)
 
 
 def test_the_slope_of_the_next_batch_is_that_of_its_gradient_along_the_last_update() -> None:
