@@ -305,7 +305,7 @@ def test_agreement_and_refusals_set_the_stride_and_a_refusal_waits_five_steps() 
     assert memory["refusals"] == 1
     step(20.0, 1.5 / 2)  # more than the own batches see
     next_slope, own = memory["next_slope"] / 2, memory["own_slope"]
-    step(0.0, (next_slope / own - next_slope / ((own + 5) / 2)) / 2, trials=2)  # longer for the next, refused by its own
+    step(0.0, (next_slope / own - next_slope / ((own + 5) / 2)) / 2, trials=2)  # refused by its own
     assert memory["refusals"] == 2
     for _ in range(5):
         step(-9.0, 0.0)
