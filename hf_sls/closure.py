@@ -97,6 +97,12 @@ class LossClosure:
             self._loss = torch.as_tensor(mean_over_processes(total, total.device))
         return self._loss
 
+    @property
+    def rounding(self) -> float:
+        """The relative spacing of the numbers in which the model keeps its coarsest parameter, frozen or not."""
+        dtypes = {parameter.dtype for parameter in self._model.parameters() if parameter.is_floating_point()}
+        return max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0)
+
     def clipped(self, gradient_norm: Tensor | float, max_norm: float) -> None:
         """Tell the search that the gradients were clipped, so that it scales the slope back.
 

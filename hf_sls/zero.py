@@ -77,6 +77,7 @@ class _Published:
     def __init__(self, zero: Any, window: LossClosure) -> None:
         self._zero, self._window = zero, window
         self.gradient_scale = window.gradient_scale
+        self.rounding = window.rounding
 
     @property
     def loss(self) -> Tensor:

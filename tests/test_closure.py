@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 import weakref
 from functools import partial
 
@@ -210,6 +211,38 @@ def test_a_model_with_an_updated_parameter_of_its_own_is_freed() -> None:
     del model, closure
     gc.collect()
     assert alive() is None
+
+
+class Adapted(nn.Module):
+    """A frozen layer and a trained one in fp32, whose sum is kept in the data type of the frozen one."""
+
+    def __init__(self, base: torch.dtype) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.base = nn.Linear(8, 1).to(base).requires_grad_(False)
+        self.adapter = nn.Linear(8, 1)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        base = self.base(inputs.to(self.base.weight.dtype))
+        return (base + self.adapter(inputs).to(base.dtype)).float()
+
+
+@pytest.mark.parametrize(("base", "is_noticed"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_a_decrease_that_the_rounding_of_a_frozen_base_may_hide_is_no_foreign_gradient(
+    base: torch.dtype, is_noticed: bool
+) -> None:
+    """Here the gradient is wrong by a factor; in bf16 so short a step changes no output, whatever the gradient."""
+    model, inputs = Adapted(base), torch.randn(16, 8)
+    optimizer = create_optimizer("adam_sls", model.adapter.parameters(), init_step_size=1e-4)
+    closure = LossClosure(model)
+    closure.record(lambda: (model(inputs) - 3.0).square().mean()).backward()
+    for parameter in model.adapter.parameters():
+        parameter.grad *= 4
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        optimizer.step(closure)
+    assert any("is not that of the loss" in str(each.message) for each in caught) == is_noticed
+    assert closure.rounding == torch.finfo(base).eps
 
 
 def final_losses(steps: int, how: str) -> list[float]:

@@ -25,7 +25,11 @@ _NOT_A_LOSS = (
 
 @runtime_checkable
 class RecordedLoss(Protocol):
-    """A closure whose loss was already evaluated, with its gradients in `.grad`, such as `hf_sls.LossClosure`."""
+    """A closure whose loss was already evaluated, with its gradients in `.grad`, such as `hf_sls.LossClosure`.
+
+    It may have an attribute `rounding`, the relative spacing of the coarsest numbers that the model computes with. The
+    first search then checks no decrease that this rounding can hide.
+    """
 
     gradient_scale: Tensor | float
     """True gradient over `.grad`, above 1 when the gradient was clipped; it scales the slope back."""
@@ -112,8 +116,9 @@ class Trials:
 
     @property
     def rounding(self) -> float:
-        """The relative spacing of the numbers in which the loss, or if they are coarser the parameters, are kept."""
-        return max(self.batch.rounding, self._path.rounding)
+        """The relative spacing of the coarsest numbers among the loss, the parameters and those of the whole model."""
+        of_model: float = getattr(self.batch.closure, "rounding", 0.0)
+        return max(self.batch.rounding, self._path.rounding, of_model)
 
     def __enter__(self) -> Trials:
         self._random_state_on_entry = RandomState.capture(self._path.devices)
