@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from .optim import RandomState
+from .optim._tensors import coarsest_spacing
 from .optim.sharding import local, mean_of_evaluations, mean_over_processes
 
 _LARGEST_INTEGER_BUFFER = 2**20
@@ -100,8 +101,7 @@ class LossClosure:
     @property
     def rounding(self) -> float:
         """The relative spacing of the numbers in which the model keeps its coarsest parameter, frozen or not."""
-        dtypes = {parameter.dtype for parameter in self._model.parameters() if parameter.is_floating_point()}
-        return max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0)
+        return coarsest_spacing(self._model.parameters())
 
     def clipped(self, gradient_norm: Tensor | float, max_norm: float) -> None:
         """Tell the search that the gradients were clipped, so that it scales the slope back.

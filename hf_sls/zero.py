@@ -77,11 +77,14 @@ class _Published:
     def __init__(self, zero: Any, window: LossClosure) -> None:
         self._zero, self._window = zero, window
         self.gradient_scale = window.gradient_scale
-        self.rounding = window.rounding
 
     @property
     def loss(self) -> Tensor:
         return self._window.loss
+
+    @property
+    def rounding(self) -> float:
+        return self._window.rounding
 
     def __call__(self) -> Tensor:
         publish(self._zero)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,12 @@ def chunks(tensors: Sequence[Tensor], *others: Sequence[Any]) -> Iterator[tuple[
 def pieces(tensor: Tensor) -> Sequence[Tensor]:
     """Return `tensor` flat, in parts of a chunk at most; itself if it is no larger."""
     return torch.split(tensor.reshape(-1), _chunk(tensor)) if tensor.numel() > _chunk(tensor) else (tensor,)
+
+
+def coarsest_spacing(tensors: Iterable[Tensor]) -> float:
+    """Return the relative spacing of the coarsest floating-point numbers in which tensors are kept; 0 without any."""
+    dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    return max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0)
 
 
 def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:

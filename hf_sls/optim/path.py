@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ._tensors import Scratch, chunks, dot, pieces, total
+from ._tensors import Scratch, chunks, coarsest_spacing, dot, pieces, total
 from .direction import Direction, State
 from .sharding import ShardGroups, sum_over_shards
 
@@ -70,7 +70,7 @@ class Path:
     @property
     def rounding(self) -> float:
         """The relative spacing of the numbers in which the coarsest parameter is kept."""
-        return max(torch.finfo(parameter.dtype).eps for part in self._parts for parameter in part.parameters)
+        return coarsest_spacing(parameter for part in self._parts for parameter in part.parameters)
 
     @property
     def longest_without_copy(self) -> float:
