@@ -163,7 +163,7 @@ class Wolfe(InitialStep):
 
     The slope needs no forward pass and is no difference of two losses, so it says the same in any precision. Where
     noise alone decides its sign, growth and shrinking balance and the search ends near its start. It fails where that
-    start is far too low for a short run: where the batches agree, a factor of a hundred takes 14 steps, and 41 where
+    start is far too low for a short run: where the batches agree, a factor of a hundred takes 14 steps, and 42 where
     they do not. And it fails with a loss that starts near zero and can fall far below, as of a policy gradient: start
     and end are parts of the loss.
 
