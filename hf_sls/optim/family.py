@@ -157,7 +157,8 @@ class AdamSLS(_Named):
 
     Args:
         params: parameters, named parameters or parameter groups.
-        init_step_size: where the first search starts (eta_0), positive; with `wolfe`, at most.
+        init_step_size: where the first search starts (eta_0), positive; with `wolfe` the first step is `1 - beta_1` of
+            the one that it finds.
         c: sufficient decrease, in (0, 1); larger takes smaller steps.
         betas: decay rates of Adam's moments, each in [0, 1).
         eps: added to Adam's denominator.
@@ -179,13 +180,13 @@ class AdamSLS(_Named):
     def __init__(
         self,
         params: Params,
-        init_step_size: float = 1e-3,
+        init_step_size: float = 1e-2,
         c: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         search_direction: SearchDirection = "momentum",
         smoothing: float = 0.0,
-        shrink: float = 0.7,
+        shrink: float = 0.5,
         growth: float = 1.25,
         wolfe: bool = True,
         **search: Unpack[SearchSettings],
@@ -200,7 +201,8 @@ class AdamSLS(_Named):
             if not _is_infinite(search.get("search_rate", inf)):
                 check_range("search_rate", search["search_rate"], low=SMALLEST, high=LARGEST)
             search["search_rate"] = inf
-            initial_step, criterion, watch = Wolfe(init_step_size, growth), Armijo(c, _ROUNDING_OF_BF16), Watch()
+            initial_step = Wolfe(init_step_size, growth, momentum=betas[0])
+            criterion, watch = Armijo(c, _ROUNDING_OF_BF16), Watch()
         super().__init__(params, direction, criterion, initial_step, shrink, search, watch=watch)
 
 

@@ -11,9 +11,6 @@ from .events import Event, NextSlope, Searched, SearchedElsewhere, Worsened
 
 Memory = dict[str, float]
 
-_MOMENTUM_STEPS = 5
-"""For how many steps a momentum that decays by 0.9 keeps most of its direction: 0.9^5 = 0.59."""
-
 
 class InitialStep:
     """Picks the first step size that a search tries. A frozen rule; its memory is plain numbers.
@@ -44,6 +41,10 @@ class InitialStep:
             slope: `s = -<g, p>`; NaN while nobody has read it.
         """
         return memory["step_size"]
+
+    def part_taken(self, memory: Memory) -> float:
+        """Return the part of the step size found that is taken, in (0, 1]."""
+        return 1.0
 
     def settled(self, memory: Memory) -> bool:
         """Whether the step size is found, so that no step needs a search any more."""
@@ -153,31 +154,34 @@ class Wolfe(InitialStep):
         A > 0:                 eta := eta * t               too short for the next batches
         A <= 0, or rejected:   eta := eta / t, n := n + 1   too long for them, or for its own batch
 
-    A search that finds no step halves it. The momentum keeps most of its direction for about five steps, so that those
-    after a refusal tell nothing new: they are searched and not judged. The first search starts where the slope predicts
-    that a small part of the loss, `init_decrease`, goes, and at `init_step_size` at most: at random weights the loss
-    can be so flat that this part is far away. The step size is settled after `refusals` refusals, or by an
-    accepted step from which the slope predicts that a large part, `enough_decrease`, goes: as a loss nears zero its
-    slope keeps its sign at any step size, and no batch refuses. Once settled it is held, a schedule may scale it, and
-    no step is searched any more. Until then every step is searched and taken whole, so the search is a warm-up as well.
+    A search that finds no step halves it. The momentum keeps most of its direction for `1 / (2 (1 - momentum))` steps,
+    so that those after a refusal tell nothing new: they are searched and not judged.
+
+    The momentum takes the first gradient over and over, `1 / (1 - momentum)` times in all. So the first search finds how
+    far Armijo's condition lets it go, from `init_step_size` down, and the step is `1 - momentum` of that: all of these
+    steps together go as far as the first batch allows.
+
+    The step size is settled after `refusals` refusals, or by an accepted step from which the slope predicts that a
+    large part, `enough_decrease`, of the loss goes: as a loss nears zero its slope keeps its sign at any step size, and
+    no batch refuses. Once settled it is held, a schedule may scale it, and no step is searched any more. Until then
+    every step is searched and taken whole, so the search is a warm-up as well.
 
     The slope needs no forward pass and is no difference of two losses, so it says the same in any precision. Where
     noise alone decides its sign, growth and shrinking balance and the search ends near its start. It fails where that
-    start is far too low for a short run: where the batches agree, a factor of a hundred takes 14 steps, and 42 where
-    they do not. And it fails with a loss that starts near zero and can fall far below, as of a policy gradient: start
-    and end are parts of the loss.
+    start is far too low for a short run, as where the gradient of the first batch is noise along which its loss is
+    steep: where the batches agree, a factor of a hundred takes 14 steps, and 42 where they do not. And it fails with a
+    loss that starts near zero and can fall far below, as of a policy gradient: the end is a part of the loss.
 
     Args:
-        init_step_size: the largest step that the first search starts from, positive. 1e-3, the default of
-            `torch.optim.Adam`, suits directions whose elements are about one.
+        init_step_size: where the first search starts (eta_0), positive. 1e-2 suits directions whose elements are about
+            one, and a momentum of 0.9 then makes the first step 1e-3 at most, the default of `torch.optim.Adam`.
         growth: the factor from one step to the next where the next batches see half of the slope of their own batch,
             above 1; its square root where they see noise alone, its power of 1.5 where they see all of it.
         narrowing: factor on the exponent of the stride after each refusal, in [0, 1].
         refusals: how many settle the step size, at least 1.
-        init_decrease: the decrease that the slope predicts for the first trial, as a fraction of the loss, in (0, 1].
-        enough_decrease: the predicted decrease of a step that is long enough, as a fraction of the loss, at least
-            `init_decrease`. At 1 it is Polyak's step for a loss that can reach zero, at 2 the minimum of a parabola
-            that touches zero.
+        enough_decrease: the predicted decrease of a step that is long enough, as a fraction of the loss, positive. At 1
+            it is Polyak's step for a loss that can reach zero, at 2 the minimum of a parabola that touches zero.
+        momentum: how much of the last update is left in the next, in [0, 1): `beta_1` of Adam.
 
     References:
         P. Wolfe, Convergence conditions for ascent methods, SIAM Review 11 (1969). Nocedal and Wright, Numerical
@@ -185,12 +189,12 @@ class Wolfe(InitialStep):
         29 (1958). docs/results/one-default.md has the evidence for the values.
     """
 
-    init_step_size: float = 1e-3
+    init_step_size: float = 1e-2
     growth: float = 1.25
     narrowing: float = 0.5
     refusals: int = 3
-    init_decrease: float = 0.03
     enough_decrease: float = 0.5
+    momentum: float = 0.9
     needs_next_slope: ClassVar[bool] = True
     whole_steps: ClassVar[bool] = True
 
@@ -199,19 +203,18 @@ class Wolfe(InitialStep):
         check_range("growth", self.growth, low=1.0, high=LARGEST, include_low=False)
         check_range("narrowing", self.narrowing, low=0.0, high=1.0)
         check_integer("refusals", self.refusals, low=1)
-        check_range("init_decrease", self.init_decrease, low=0.0, high=1.0, include_low=False)
-        check_range("enough_decrease", self.enough_decrease, low=self.init_decrease)
+        check_range("enough_decrease", self.enough_decrease, low=0.0, include_low=False)
+        check_range("momentum", self.momentum, low=0.0, high=1.0, include_high=False)
 
     def new_memory(self) -> Memory:
         counts = {"searches": 0, "refusals": 0, "unjudged_steps": 0}
-        return {"step_size": 0.0, "own_slope": 0.0, "next_slope": 0.0, **counts}
+        return {**super().new_memory(), "own_slope": 0.0, "next_slope": 0.0, **counts}
 
     def start(self, memory: Memory, loss: float = nan, slope: float = nan) -> float:
-        if isnan(slope):
-            return 0.0
-        if memory["searches"]:
-            return memory["step_size"]
-        return min(self.init_step_size, self.init_decrease * abs(loss) / slope) if loss else self.init_step_size
+        return 0.0 if isnan(slope) else memory["step_size"]
+
+    def part_taken(self, memory: Memory) -> float:
+        return 1.0 if memory["searches"] else 1 - self.momentum
 
     def settled(self, memory: Memory) -> bool:
         return memory["refusals"] >= self.refusals
@@ -249,7 +252,8 @@ class Wolfe(InitialStep):
     def _refused(self, memory: Memory, stride: float) -> Memory:
         """Return the memory after a step that was too long."""
         step_size = memory["step_size"] / stride
-        return {**memory, "step_size": step_size, "refusals": memory["refusals"] + 1, "unjudged_steps": _MOMENTUM_STEPS}
+        unjudged_steps = round(0.5 / (1 - self.momentum))
+        return {**memory, "step_size": step_size, "refusals": memory["refusals"] + 1, "unjudged_steps": unjudged_steps}
 
     def _stride(self, memory: Memory) -> float:
         """Return the factor of one change of the step size, longer the more the next batches and their own agree."""

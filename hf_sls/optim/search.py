@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import inf, isfinite, nan
 from typing import Any, Literal
 
@@ -136,9 +137,14 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
         if start.outcome is not None:
             return _cannot_search(start.outcome, rules, move, start.loss, start.slope, checks)
         resolution = 0.0 if getattr(rules.criterion, "tolerance", 0.0) else batch.rounding * abs(start.loss)
-        result = rules.backtracking.search(
-            trials.loss_at, start.line, start.loss, start.slope, start.step_size, resolution
+        look = partial(
+            rules.backtracking.search, trials.loss_at, start.line, start.loss, start.slope, resolution=resolution
         )
+        result = look(step_size=start.step_size)
+        part = rules.initial_step.part_taken(start.initial_step)
+        if result.outcome == "accepted" and part < 1:
+            whole, result = result, look(step_size=part * result.step_size)
+            result = replace(result, trials=whole.trials + result.trials)
         if observer is not None:
             step, tried = move.memory["counts"]["steps"] + 1, list(trials.tried)
             with path.excursion():
