@@ -157,9 +157,9 @@ class Wolfe(InitialStep):
     A search that finds no step halves it. The momentum keeps most of its direction for `1 / (2 (1 - momentum))` steps,
     so that those after a refusal tell nothing new: they are searched and not judged.
 
-    The momentum takes the first gradient over and over, `1 / (1 - momentum)` times in all. So the first search finds how
-    far Armijo's condition lets it go, from `init_step_size` down, and the step is `1 - momentum` of that: all of these
-    steps together go as far as the first batch allows.
+    The momentum repeats the first gradient in the steps that follow, `1 / (1 - momentum)` times in all. So the first
+    search finds how far Armijo's condition lets it go, from `init_step_size` down, and the step is `1 - momentum` of
+    that: all the repetitions together go as far as the first batch allows.
 
     The step size is settled after `refusals` refusals, or by an accepted step from which the slope predicts that a
     large part, `enough_decrease`, of the loss goes: as a loss nears zero its slope keeps its sign at any step size, and

@@ -386,12 +386,11 @@ def test_the_first_steps_of_a_momentum_go_as_far_as_armijo_lets_the_first_batch_
 
     gradient = 2 * (start - targets)
     direction = gradient / (gradient.abs() + 1e-8)
-    slope = float((gradient * direction).sum())
+    loss, slope = 100 * float((start - targets).square().mean()), float((gradient * direction).sum())
 
     def decrease(step_size: float) -> float:
-        return 100 * float((start - targets).square().mean() - (start - step_size * direction - targets).square().mean())
+        return loss - 100 * float((start - step_size * direction - targets).square().mean())
 
-    loss = 100 * float((start - targets).square().mean())
     tried = [init_step_size * 0.5**power for power in range(20)]
     far = next(each for each in tried if decrease(each) >= 0.1 * each * slope - loss / 256)
     assert optimizer.last_report.step_size == pytest.approx((1 - beta1) * far)
