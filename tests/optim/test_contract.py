@@ -125,7 +125,7 @@ def test_a_trial_sees_the_dropout_mask_of_the_first_evaluation() -> None:
     optimizer = create_optimizer("sgd_sls", [parameter], init_step_size=1.0, lower_bound=-1.0)
     for step in range(3):
         optimizer.step(closure)
-        assert optimizer.last_report.checks == (step == 0)
+        assert optimizer.last_report.checks == (2 if step == 0 else 0)
         assert len(masks) == 1 + optimizer.last_report.checks + optimizer.last_report.trials > 1
         assert all(mask == masks[0] for mask in masks)
         masks.clear()
@@ -828,14 +828,15 @@ def test_a_loss_that_changes_in_the_run_is_told_of_at_the_hundredth_search() -> 
     closures = list(model.closures(120))
     for closure in closures[:99]:
         optimizer.step(closure)
-    assert optimizer.counts["checks"] == 1
+    checks = optimizer.counts["checks"]
+    assert 1 <= checks <= 2  # the loss, and the decrease along a shorter step
     drift = iter(range(10**6))
     with pytest.warns(UserWarning, match="The loss of this batch is .* when it is evaluated again"):
         optimizer.step(lambda: closures[99]() * (1 + 0.1 * next(drift)))
-    assert optimizer.counts["checks"] == 3
+    assert optimizer.counts["checks"] == checks + 2
     for closure in closures[100:]:
         optimizer.step(closure)
-    assert optimizer.counts["checks"] == 3
+    assert optimizer.counts["checks"] == checks + 2
 
 
 @pytest.mark.parametrize("name", ["adam_sls", "sgd_sls", "plasls"])
