@@ -96,7 +96,7 @@ def measure() -> Landscape:
     batches = [loss_of(rows[i : i + BATCH]) for i in range(0, len(rows), BATCH)]
     for step in range(STEPS):
         optimizer.step(batches[step % len(batches)])
-    return look_along(model, optimizer, batches[STEPS % len(batches)], farthest=13, points=27, draws=3)
+    return look_along(model, optimizer, batches[STEPS % len(batches)], farthest=3, points=27, draws=3)
 
 
 def draw_armijo(landscape: Landscape, path: Path) -> None:
@@ -109,7 +109,7 @@ def draw_armijo(landscape: Landscape, path: Path) -> None:
     axes.fill_between(step_sizes, landscape.repeated, line, where=accepted, color=BLACK, alpha=0.1, label="accepted")
     axes.plot(step_sizes, landscape.repeated, color=BLACK, linewidth=2, label="loss of the batch")
     axes.plot(step_sizes, line, "--", color=RED, linewidth=1.5, label=f"{C:.0%} of the predicted decrease")
-    axes.plot(step_sizes, predicted, ":", color=BLUE, linewidth=2, label="decrease predicted by the slope")
+    axes.plot(step_sizes, predicted, ":", color=BLUE, linewidth=2, label="predicted by the slope")
     axes.plot(report.step_size, report.loss - report.loss_decrease, "o", color=BLACK, label="the step taken")
     low, high = min(landscape.repeated), max(landscape.repeated)
     axes.set_ylim(low - 0.4 * (high - low), high + 0.1 * (high - low))
