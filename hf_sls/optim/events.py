@@ -10,17 +10,26 @@ Outcome = Literal["accepted", "exhausted", "unresolvable"]
 
 @dataclass(frozen=True)
 class SearchResult:
-    """How a search ended: its last step size, the loss of the last trial (NaN if none), and how many it has judged."""
+    """How a search ended.
+
+    Attributes:
+        step_size: the last one tried.
+        loss: of the last trial; NaN if there was none.
+        trials: how many steps were judged.
+        outcome: of the last one.
+        accepted_before: how many of the trials before the last were accepted.
+    """
 
     step_size: float
     loss: float
     trials: int
     outcome: Outcome
+    accepted_before: int = 0
 
     @property
     def backtracks(self) -> int:
         """The number of rejected trials."""
-        return self.trials - (self.outcome == "accepted")
+        return self.trials - self.accepted_before - (self.outcome == "accepted")
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
         part = rules.initial_step.part_taken(start.initial_step)
         if result.outcome == "accepted" and part < 1:
             whole, result = result, look(step_size=part * result.step_size)
-            result = replace(result, trials=whole.trials + result.trials)
+            result = replace(result, trials=whole.trials + result.trials, accepted_before=1)
         if observer is not None:
             step, tried = move.memory["counts"]["steps"] + 1, list(trials.tried)
             with path.excursion():

@@ -393,7 +393,11 @@ def test_the_first_steps_of_a_momentum_go_as_far_as_armijo_lets_the_first_batch_
 
     tried = [init_step_size * 0.5**power for power in range(20)]
     far = next(each for each in tried if decrease(each) >= 0.1 * each * slope - loss / 256)
-    assert optimizer.last_report.step_size == pytest.approx((1 - beta1) * far)
+    report = optimizer.last_report
+    assert report.step_size == pytest.approx((1 - beta1) * far)
+    assert report.loss_decrease == pytest.approx(decrease(report.step_size))
+    assert report.backtracks == tried.index(far)
+    assert report.trials == report.backtracks + (2 if beta1 else 1)
     assert decrease(far) > 0
 
 
