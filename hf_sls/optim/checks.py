@@ -9,8 +9,9 @@
 | the decrease of the loss, from what the slope of its gradient predicts | a warning |
 
 The first search of a run checks the last three. That costs one forward pass, and a second one where the decrease is
-odd: along a step that is to lower the loss by a hundredth, over which it is straight, or along a quarter of the first
-one. Searches number 100, 1,000 and so on evaluate the loss again too, because a model or a batch may change in a run.
+odd: along a step that is to lower the loss by a five-hundredth, over which it is straight, or along a quarter of the
+first one. Searches number 100, 1,000 and so on evaluate the loss again too, because a model or a batch may change in a
+run.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _LEAST_LR = 0.01
 _SAME = 2.0**-7
 """Relative difference of two evaluations that the arithmetic of a device in bfloat16 may make."""
 
-_STRAIGHT = 0.01
+_STRAIGHT = 0.002
 """Fraction of the loss up to which a decrease counts as straight."""
 
 _VISIBLE = 32.0
