@@ -208,10 +208,12 @@ class Wolfe(InitialStep):
 
     def new_memory(self) -> Memory:
         counts = {"searches": 0, "refusals": 0, "unjudged_steps": 0}
-        return {**super().new_memory(), "own_slope": 0.0, "next_slope": 0.0, **counts}
+        return {"step_size": 0.0, "own_slope": 0.0, "next_slope": 0.0, **counts}
 
     def start(self, memory: Memory, loss: float = nan, slope: float = nan) -> float:
-        return 0.0 if isnan(slope) else memory["step_size"]
+        if isnan(slope):
+            return 0.0
+        return memory["step_size"] if memory["searches"] else self.init_step_size
 
     def part_taken(self, memory: Memory) -> float:
         return 1.0 if memory["searches"] else 1 - self.momentum
