@@ -84,7 +84,7 @@ def test_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(record["losses"]) == len(record["step_sizes"]) == 3
     assert record["evaluations"][-1]["epoch"] == 1
     assert 0 <= record["evaluations"][-1]["accuracy"] <= 1
-    assert record["forward_passes_per_step"] in (2.6667, 3.0, 3.3333)  # 3 steps, 4 or 5 trials, 1 or 2 checks
+    assert record["forward_passes_per_step"] in (3.0, 3.3333)  # five trials, with one check or two
     assert record["settings"]["learning_rate"] is None
     assert (record["settings"]["train_samples"], record["settings"]["eval_samples"]) == (12, 5)
     assert str(tmp_path) not in (tmp_path / "results.jsonl").read_text()
