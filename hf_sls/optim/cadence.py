@@ -29,7 +29,14 @@ class Cadence(Protocol):
 
 @dataclass(frozen=True)
 class EveryStep:
-    """Search on every step (SLS, ADAMSLS)."""
+    """Search on every step (SLS, ADAMSLS).
+
+    Args:
+        after_settling: whether to go on once the initial step has settled (`Wolfe`). Each search then starts from the
+            step size found, and shortens the step of a batch that rejects it, and no other step.
+    """
+
+    after_settling: bool = False
 
     def new_memory(self) -> Memory:
         return {}

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict, Unpack
 
 from ._validation import LARGEST, SMALLEST, check_choice, check_integer, check_range
 from .backtracking import Backtracking
-from .cadence import Adaptive, Budget, Cadence
+from .cadence import Adaptive, Budget, Cadence, EveryStep
 from .criterion import Armijo, Criterion, NonMonotone, Smoothed
 from .direction import Adagrad, Adam, Direction, Gradient, SearchDirection
 from .initial_step import InitialStep, LastStep, Polyak, Wolfe
@@ -166,11 +166,11 @@ class AdamSLS(_Named):
             `-g / (sqrt(v^) + eps)`, and applies the step size found along Adam's direction (arXiv 2403.18506).
         smoothing: weight of the past in the criterion (`Smoothed`), in [0, 1); 0 is Armijo. Not used with `wolfe`.
         shrink: factor of a rejected step (beta), in (0, 1).
-        growth: with `wolfe`, the factor from one step to the next where the batches half agree, above 1; else that from
-            one search to the next (gamma^(1/n)), at least 1.
+        growth: with `wolfe`, the largest factor from one step to the next, above 1; else that from one search to the
+            next (gamma^(1/n)), at least 1.
         wolfe: whether to find the step size at the start of the run and keep it. A `Watch` shortens it if the run gets
-            worse. The criterion is then Armijo's with the rounding of bfloat16 as its tolerance, and `search_rate`
-            has no effect.
+            worse. The criterion is then Armijo's with the rounding of bfloat16 as its tolerance. `search_rate=inf`
+            searches the steps that follow too; any other rate has no effect.
         search: `SearchSettings`.
     """
 
@@ -187,7 +187,7 @@ class AdamSLS(_Named):
         search_direction: SearchDirection = "momentum",
         smoothing: float = 0.0,
         shrink: float = 0.5,
-        growth: float = 1.25,
+        growth: float = 1.5,
         wolfe: bool = True,
         **search: Unpack[SearchSettings],
     ) -> None:
@@ -196,14 +196,15 @@ class AdamSLS(_Named):
         initial_step: InitialStep = LastStep(init_step_size, growth)
         check_range("smoothing", smoothing, low=0.0, high=1.0, include_high=False)
         criterion: Criterion = Smoothed(c, smoothing) if smoothing else Armijo(c)
-        watch = None
+        cadence, watch = None, None
         if wolfe:
+            cadence = EveryStep(after_settling="search_rate" in search and _is_infinite(search["search_rate"]))
             if not _is_infinite(search.get("search_rate", inf)):
                 check_range("search_rate", search["search_rate"], low=SMALLEST, high=LARGEST)
             search["search_rate"] = inf
             initial_step = Wolfe(init_step_size, growth, momentum=betas[0])
             criterion, watch = Armijo(c, _ROUNDING_OF_BF16), Watch()
-        super().__init__(params, direction, criterion, initial_step, shrink, search, watch=watch)
+        super().__init__(params, direction, criterion, initial_step, shrink, search, cadence, watch=watch)
 
 
 class AMSGradSLS(AdamSLS):

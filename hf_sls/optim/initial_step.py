@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import isnan, nan
 from typing import ClassVar
 
-from ._validation import LARGEST, check_integer, check_range
+from ._validation import LARGEST, check_range
 from .events import Event, NextSlope, Searched, SearchedElsewhere, Worsened
 
 Memory = dict[str, float]
@@ -141,58 +141,62 @@ class Polyak(InitialStep):
 
 @dataclass(frozen=True)
 class Wolfe(InitialStep):
-    r"""Grow the step while it is too short for the next batches and shrink it where it is too long, in smaller strides.
+    r"""Grow the step while it is too short for the next batches, and keep it once it is not.
 
     The two conditions of Wolfe (1969) bracket a step: sufficient decrease says when it is too long, the slope at the
     point that it leads to says when it is too short. Here the second one is asked of the *next* mini-batch, whose
-    gradient there is at hand anyway: along the update u_k of the last step, `F = <g_{k+1}, u_k>`. It is averaged over
-    the last few batches, `A := (A + F) / 2`, and so is the slope that each batch sees itself, `S := (S + s) / 2`. Their
-    ratio, which Wolfe's second condition compares with a constant, is the agreement of the batches. It sets the stride
-    t, and so does the number n of refusals so far::
+    gradient there is at hand anyway. Along the update u_k of the last step, let `F = <g_{k+1}, u_k>` be the slope that
+    the next batch sees, and s the slope that the batch of the step saw itself. Wolfe's second condition compares
+    `F / s` with a constant. Here its average over the last few batches is compared with its size::
 
-        t := growth^((1/2 + min(|A| / S, 1)) narrowing^n)
-        A > 0:                 eta := eta * t               too short for the next batches
-        A <= 0, or rejected:   eta := eta / t, n := n + 1   too long for them, or for its own batch
+        x = F / s, between -1 and 1
+        A := smoothing A + (1 - smoothing) x
+        V := smoothing V + (1 - smoothing) x^2
+        r = A / sqrt(V)
+        eta := eta * growth^(r |r|)
 
-    A search that finds no step halves it. The momentum keeps most of its direction for `1 / (2 (1 - momentum))` steps,
-    so that those after a refusal tell nothing new: they are searched and not judged.
+    r is near 1 where every batch says that the step is too short, however little each says, and within 1/3 of zero
+    where noise decides. The step size is settled, and held for the rest of the run,
+
+    - by `A <= 0`: the next batches find it too long. Not in the first `1 / (1 - momentum)` steps, in which the momentum
+      repeats the first gradient;
+    - by a step that its own batch rejects. The edge is between the step rejected and the one accepted instead; their
+      geometric mean is held. A search that finds no step at all halves it;
+    - by an accepted step from which the slope predicts that a large part, `enough_decrease`, of the loss goes: as a
+      loss nears zero its slope keeps its sign at any step size, and no batch refuses.
+
+    A schedule may scale it from then on, and no step is searched any more. Until then every step is searched, and taken
+    whole while a schedule warms up, so the search is a warm-up as well.
 
     The momentum repeats the first gradient in the steps that follow, `1 / (1 - momentum)` times in all. So the first
     search finds how far Armijo's condition lets it go, from `init_step_size` down, and the step is `1 - momentum` of
     that: all the repetitions together go as far as the first batch allows.
 
-    The step size is settled after `refusals` refusals, or by an accepted step from which the slope predicts that a
-    large part, `enough_decrease`, of the loss goes: as a loss nears zero its slope keeps its sign at any step size, and
-    no batch refuses. Once settled it is held, a schedule may scale it, and no step is searched any more. Until then
-    every step is searched and taken whole, so the search is a warm-up as well.
-
     The slope needs no forward pass and is no difference of two losses, so it says the same in any precision. Where
-    noise alone decides its sign, growth and shrinking balance and the search ends near its start. It fails where that
-    start is far too low for a short run, as where the gradient of the first batch is noise along which its loss is
-    steep: where the batches agree, a factor of a hundred takes 14 steps, and 42 where they do not. And it fails with a
-    loss that starts near zero and can fall far below, as of a policy gradient: the end is a part of the loss.
+    noise alone decides its sign, r stays near zero and the search ends near its start. It fails where that start is far
+    too low, as where the gradient of the first batch is noise along which its loss is steep: a factor of a hundred
+    takes some 16 steps where the batches agree, and is not found where they do not. And it fails with a loss that
+    starts near zero and can fall far below, as of a policy gradient: the end is a part of the loss.
 
     Args:
         init_step_size: where the first search starts (eta_0), positive. 1e-2 suits directions whose elements are about
             one, and a momentum of 0.9 then makes the first step 1e-3 at most, the default of `torch.optim.Adam`.
-        growth: the factor from one step to the next where the next batches see half of the slope of their own batch,
-            above 1; its square root where they see noise alone, its power of 1.5 where they see all of it.
-        narrowing: factor on the exponent of the stride after each refusal, in [0, 1].
-        refusals: how many settle the step size, at least 1.
+        growth: the largest factor from one step to the next, above 1.
+        smoothing: weight of the past in the averages, in [0, 1). At 0.8 they look back over about five batches, and
+            noise alone makes r 1/3 on average (`sqrt((1 - smoothing) / (1 + smoothing))`).
         enough_decrease: the predicted decrease of a step that is long enough, as a fraction of the loss, positive. At 1
             it is Polyak's step for a loss that can reach zero, at 2 the minimum of a parabola that touches zero.
         momentum: how much of the last update is left in the next, in [0, 1): `beta_1` of Adam.
 
     References:
         P. Wolfe, Convergence conditions for ascent methods, SIAM Review 11 (1969). Nocedal and Wright, Numerical
-        Optimization, section 3.1. Strides that shrink as the signs change: Kesten, Annals of Mathematical Statistics
-        29 (1958). docs/results/one-default.md has the evidence for the values.
+        Optimization, section 3.1. The slope of the next batch along the last update is the hypergradient of Baydin et
+        al., arXiv 1703.04782. docs/results/one-default.md has the evidence for the values.
     """
 
     init_step_size: float = 1e-2
-    growth: float = 1.25
-    narrowing: float = 0.5
-    refusals: int = 3
+    growth: float = 1.5
+    smoothing: float = 0.8
     enough_decrease: float = 0.5
     momentum: float = 0.9
     needs_next_slope: ClassVar[bool] = True
@@ -201,14 +205,13 @@ class Wolfe(InitialStep):
     def __post_init__(self) -> None:
         check_range("init_step_size", self.init_step_size, low=0.0, high=LARGEST, include_low=False)
         check_range("growth", self.growth, low=1.0, high=LARGEST, include_low=False)
-        check_range("narrowing", self.narrowing, low=0.0, high=1.0)
-        check_integer("refusals", self.refusals, low=1)
+        check_range("smoothing", self.smoothing, low=0.0, high=1.0, include_high=False)
         check_range("enough_decrease", self.enough_decrease, low=0.0, include_low=False)
         check_range("momentum", self.momentum, low=0.0, high=1.0, include_high=False)
 
     def new_memory(self) -> Memory:
-        counts = {"searches": 0, "refusals": 0, "unjudged_steps": 0}
-        return {"step_size": 0.0, "own_slope": 0.0, "next_slope": 0.0, **counts}
+        averages = {"slope": 0.0, "average": 0.0, "squares": 0.0}
+        return {"step_size": 0.0, "searches": 0, "settled": False, **averages}
 
     def start(self, memory: Memory, loss: float = nan, slope: float = nan) -> float:
         if isnan(slope):
@@ -219,46 +222,44 @@ class Wolfe(InitialStep):
         return 1.0 if memory["searches"] else 1 - self.momentum
 
     def settled(self, memory: Memory) -> bool:
-        return memory["refusals"] >= self.refusals
+        return bool(memory["settled"])
 
     def update(self, memory: Memory, event: Event) -> Memory:
+        if isinstance(event, Worsened):
+            return super().update(memory, event)
+        if self.settled(memory):
+            return memory
         match event:
             case NextSlope(slope=slope) if memory["searches"]:
-                return self._judged_by_next_batch({**memory, "next_slope": (memory["next_slope"] + slope) / 2})
+                return self._judged_by_next_batch(memory, slope)
             case Searched(slope=slope) if memory["searches"]:
-                searches = memory["searches"] + event.accepted
-                memory = {**memory, "searches": searches, "own_slope": (memory["own_slope"] + slope) / 2}
+                memory = {**memory, "searches": memory["searches"] + event.accepted, "slope": slope}
                 return self._judged_by_own_batch(memory, event)
             case Searched(slope=slope, result=result) if event.accepted:
-                return {**memory, "searches": 1, "own_slope": slope / 2, "step_size": result.step_size}
-            case Worsened():
-                return super().update(memory, event)
+                return {**memory, "searches": 1, "slope": slope, "step_size": result.step_size}
         return memory
 
+    def _judged_by_next_batch(self, memory: Memory, slope: float) -> Memory:
+        """Return the memory after the batch that follows a step; `slope` is F."""
+        own, fresh = memory["slope"], 1 - self.smoothing
+        ratio = max(-1.0, min(slope / own, 1.0)) if own > 0 else float((slope > 0) - (slope < 0))
+        average = self.smoothing * memory["average"] + fresh * ratio
+        squares = self.smoothing * memory["squares"] + fresh * ratio * ratio
+        agreement = average / squares**0.5 if squares > 0 else 0.0
+        return {
+            **memory,
+            "average": average,
+            "squares": squares,
+            "step_size": memory["step_size"] * self.growth ** (agreement * abs(agreement)),
+            "settled": average <= 0 and memory["searches"] * (1 - self.momentum) >= 1,
+        }
+
     def _judged_by_own_batch(self, memory: Memory, event: Searched) -> Memory:
-        """Return the memory after a search; a step that is long enough settles it, as the last refusal would."""
+        """Return the memory after a search."""
         step_size = event.result.step_size
-        if event.accepted and step_size * event.slope >= self.enough_decrease * abs(event.loss):
-            return {**memory, "step_size": step_size, "refusals": self.refusals}
-        if memory["unjudged_steps"] or not event.result.backtracks:
-            return memory
-        return self._refused(memory, self._stride(memory) if event.accepted else 2.0)
-
-    def _judged_by_next_batch(self, memory: Memory) -> Memory:
-        if memory["unjudged_steps"]:
-            return {**memory, "unjudged_steps": memory["unjudged_steps"] - 1}
-        if memory["next_slope"] > 0:
-            return {**memory, "step_size": memory["step_size"] * self._stride(memory)}
-        return self._refused(memory, self._stride(memory))
-
-    def _refused(self, memory: Memory, stride: float) -> Memory:
-        """Return the memory after a step that was too long."""
-        step_size = memory["step_size"] / stride
-        unjudged_steps = round(0.5 / (1 - self.momentum))
-        return {**memory, "step_size": step_size, "refusals": memory["refusals"] + 1, "unjudged_steps": unjudged_steps}
-
-    def _stride(self, memory: Memory) -> float:
-        """Return the factor of one change of the step size, longer the more the next batches and their own agree."""
-        own, next_slope = memory["own_slope"], abs(memory["next_slope"])
-        agreement = next_slope / own if next_slope < own else 1.0
-        return self.growth ** ((0.5 + agreement) * self.narrowing ** memory["refusals"])
+        if not event.accepted:
+            return {**memory, "step_size": memory["step_size"] / 2, "settled": True}
+        if event.result.backtracks:
+            return {**memory, "step_size": (memory["step_size"] * step_size) ** 0.5, "settled": True}
+        is_enough = step_size * event.slope >= self.enough_decrease * abs(event.loss)
+        return {**memory, "settled": is_enough}

@@ -215,8 +215,9 @@ class LineSearchOptimizer(torch.optim.Optimizer):
     def search_due(self) -> bool:
         """Whether the next step will search, and so evaluate the closure; every step does until a search succeeds."""
         memories = [self.param_groups[i]["line_search"] for i in self._groups_to_search()]
+        goes_on = getattr(self.cadence, "after_settling", False)
         return not self._has_found_a_step or any(
-            self.cadence.due(memory["cadence"]) and not self.initial_step.settled(memory["initial_step"])
+            self.cadence.due(memory["cadence"]) and (goes_on or not self.initial_step.settled(memory["initial_step"]))
             for memory in memories
         )
 
@@ -330,6 +331,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             self._start_anew()
         indices, left_out = (self._groups_to_search(), set[int]()) if is_due else ([], late)
         fractions = self._fractions()
+        self._remember_in_all(largest_lr=self._largest_lr())
         moves = [self._move([i], fractions, left_out) for i in range(len(self.param_groups)) if i not in indices]
         searched = self._move(indices, fractions, left_out)
         batch.skip = _not_finite(batch.loss, [searched, *moves])
@@ -448,14 +450,22 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             group["line_search"] = {**group["line_search"], **entries}
 
     def _fractions(self) -> list[float]:
-        """Return the fraction of the step found that each group takes; of whole steps the largest `lr` takes all."""
+        """Return the fraction of the step found that each group takes; of whole steps the largest `lr` takes all.
+
+        Until the step size has settled, `lr` is relative to the largest so far: a step is whole while a schedule rises.
+        """
         fractions = [float(group["lr"]) for group in self.param_groups]
         if not self.initial_step.whole_steps:
             return fractions
-        whole = max(fractions, default=0.0)
+        whole = self._largest_lr()
         if self.initial_step.settled(self.param_groups[0]["line_search"]["initial_step"]):
             whole = max([1.0, *(float(group.get("initial_lr", group["lr"])) for group in self.param_groups)])
         return [fraction / whole for fraction in fractions] if whole else fractions
+
+    def _largest_lr(self) -> float:
+        """Return the largest `lr` of any group so far."""
+        before = float(self.param_groups[0]["line_search"]["largest_lr"])
+        return max([before, *(float(group["lr"]) for group in self.param_groups)])
 
     def _groups_to_search(self) -> list[int]:
         layers = [group.get("layer", index) for index, group in enumerate(self.param_groups)]

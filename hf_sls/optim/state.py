@@ -14,7 +14,7 @@ from .search import Memory, Rules
 from .watch import Watch
 
 _OWN_KEYS = ("params", "lr", "weight_decay", "step_size", "line_search")
-_NOT_NEGATIVE = ("step_size", "lr", "weight_decay", "slow", "fast", "squares", "least_variance", "Q")
+_NOT_NEGATIVE = ("step_size", "lr", "largest_lr", "weight_decay", "slow", "fast", "squares", "least_variance", "Q")
 _NOT_NEGATIVE_MOMENTS = ("step", "exp_avg_sq", "max_exp_avg_sq", "sum")
 _EVENTS = ("steps", "searches", "accepted", "trials", "checks", "backtracks", "skipped_steps")
 """What is counted. The sums beside the counts may be negative: a loss may rise within the tolerance of a criterion."""
@@ -26,6 +26,7 @@ def new_memory(rules: Rules, watch: Watch | None) -> Memory:
         "has_found_a_step": False,
         "took_last_step": False,
         "with_gradients": False,
+        "largest_lr": 0.0,
         "counts": dict.fromkeys(_EVENTS, 0) | {"loss_decrease": 0.0, "slope": 0.0, "criterion_ratio": 0.0},
         "criterion": rules.criterion.new_memory(),
         "initial_step": rules.initial_step.new_memory(),
