@@ -251,7 +251,7 @@ class Wolfe(InitialStep):
             "average": average,
             "squares": squares,
             "step_size": memory["step_size"] * self.growth ** (agreement * abs(agreement)),
-            "settled": average <= 0 and memory["searches"] * (1 - self.momentum) >= 1,
+            "settled": average <= 0 and memory["searches"] >= round(1 / (1 - self.momentum)),
         }
 
     def _judged_by_own_batch(self, memory: Memory, event: Searched) -> Memory:
