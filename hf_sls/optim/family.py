@@ -31,8 +31,8 @@ class SearchSettings(TypedDict, total=False):
         interpolate: whether to shrink a rejected step by interpolation (`Backtracking`); True.
         lower_bound: the least value the loss can take; a search tries no step that only a lower loss could pass. 0, as
             for cross-entropy; `-inf` for `AdamSLS` and `AMSGradSLS`.
-        search_rate: trials that a step may cost on average (`Budget`). `inf` leaves the cadence to the optimizer; 0.09
-            for `SGDSLS`, `AdagradSLS` and `SGDSaLSa`.
+        search_rate: trials that a step may cost on average (`Budget`). `inf` leaves the cadence to the optimizer, and
+            makes `AdamSLS` search every step; 0.09 for `SGDSLS`, `AdagradSLS` and `SGDSaLSa`.
         search_credit: trials allowed beyond `search_rate`, for the first searches; 10.
         weight_decay: decoupled weight decay, times the step size taken; 0.
     """

@@ -25,7 +25,7 @@ class InitialStep:
     """Whether to `update` the rule with the `NextSlope` of each step but the first."""
 
     whole_steps: ClassVar[bool] = False
-    """Whether to take steps whole until the rule has settled, whatever fraction of them a schedule asks for."""
+    """Whether to take steps whole until the rule has settled, as long as a schedule has not passed its peak."""
 
     def new_memory(self) -> Memory:
         """Return the memory before the first search."""

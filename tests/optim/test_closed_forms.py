@@ -297,7 +297,7 @@ def judged(rule: Wolfe, own: float, next_slopes: list[float]) -> list[dict[str, 
 def test_the_step_grows_by_the_average_of_the_next_slopes_over_its_size(
     ratios: list[float], smoothing: float, own: float
 ) -> None:
-    """The docstring's recursion as the weighted sums that it stands for; no batch settles it in the first nine steps."""
+    """The docstring's recursion as the weighted sums that it stands for; the first nine steps do not settle it."""
     memories = judged(Wolfe(growth=1.4, smoothing=smoothing), own, [ratio * own for ratio in ratios])
     clipped, log_step = np.clip(ratios, -1, 1), math.log(0.01)
     for k, memory in enumerate(memories[1:], start=1):
@@ -363,9 +363,9 @@ def test_until_it_settles_a_step_follows_the_schedule_below_its_peak_alone() -> 
 
 def test_a_search_rate_of_infinity_searches_every_step_and_holds_the_step_size_found() -> None:
     runs = []
-    for settings in ({}, {"search_rate": math.inf}):
+    for search in ({}, {"search_rate": math.inf}):
         model = Network()
-        optimizer = create_optimizer("adam_sls", model.parameters(), **settings)
+        optimizer = create_optimizer("adam_sls", model.parameters(), **search)
         for closure in model.closures(40):
             optimizer.step(closure)
         runs.append((optimizer.counts["searches"], optimizer.found_step_sizes))
