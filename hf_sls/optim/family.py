@@ -187,7 +187,7 @@ class AdamSLS(_Named):
         search_direction: SearchDirection = "momentum",
         smoothing: float = 0.0,
         shrink: float = 0.5,
-        growth: float = 1.5,
+        growth: float = 1.4,
         wolfe: bool = True,
         **search: Unpack[SearchSettings],
     ) -> None:

@@ -195,7 +195,7 @@ class Wolfe(InitialStep):
     """
 
     init_step_size: float = 1e-2
-    growth: float = 1.5
+    growth: float = 1.4
     smoothing: float = 0.8
     enough_decrease: float = 0.5
     momentum: float = 0.9
