@@ -158,10 +158,11 @@ class Wolfe(InitialStep):
     r is near 1 where every batch says that the step is too short, however little each says, and within 1/3 of zero
     where noise decides. The step size is settled, and held for the rest of the run,
 
-    - by `A <= 0`: the next batches find it too long. Not in the first `1 / (1 - momentum)` steps, in which the momentum
-      repeats the first gradient;
+    - by `A <= 0`: the next batches find it too long;
     - by a step that its own batch rejects. The edge is between the step rejected and the one accepted instead; their
-      geometric mean is held. A search that finds no step at all halves it;
+      geometric mean is held. In the first `1 / (1 - momentum)` steps, in which the momentum repeats the first gradient,
+      the search goes on after either of the two;
+    - by a search that finds no step at all: half of it is held;
     - by an accepted step from which the slope predicts that a large part, `enough_decrease`, of the loss goes: as a
       loss nears zero its slope keeps its sign at any step size, and no batch refuses.
 
@@ -175,7 +176,7 @@ class Wolfe(InitialStep):
     The slope needs no forward pass and is no difference of two losses, so it says the same in any precision. Where
     noise alone decides its sign, r stays near zero and the search ends near its start. It fails where that start is far
     too low, as where the gradient of the first batch is noise along which its loss is steep: a factor of a hundred
-    takes some 16 steps where the batches agree, and is not found where they do not. And it fails with a loss that
+    takes some 18 steps where the batches agree, and is not found where they do not. And it fails with a loss that
     starts near zero and can fall far below, as of a policy gradient: the end is a part of the loss.
 
     Args:
@@ -232,8 +233,7 @@ class Wolfe(InitialStep):
         match event:
             case NextSlope(slope=slope) if memory["searches"]:
                 return self._judged_by_next_batch(memory, slope)
-            case Searched(slope=slope) if memory["searches"]:
-                memory = {**memory, "searches": memory["searches"] + event.accepted, "slope": slope}
+            case Searched() if memory["searches"]:
                 return self._judged_by_own_batch(memory, event)
             case Searched(slope=slope, result=result) if event.accepted:
                 return {**memory, "searches": 1, "slope": slope, "step_size": result.step_size}
@@ -251,15 +251,19 @@ class Wolfe(InitialStep):
             "average": average,
             "squares": squares,
             "step_size": memory["step_size"] * self.growth ** (agreement * abs(agreement)),
-            "settled": average <= 0 and memory["searches"] >= round(1 / (1 - self.momentum)),
+            "settled": average <= 0 and self._ends_the_search(memory),
         }
 
     def _judged_by_own_batch(self, memory: Memory, event: Searched) -> Memory:
         """Return the memory after a search."""
-        step_size = event.result.step_size
+        found, is_last = event.result.step_size, self._ends_the_search(memory)
+        memory = {**memory, "searches": memory["searches"] + event.accepted, "slope": event.slope}
         if not event.accepted:
             return {**memory, "step_size": memory["step_size"] / 2, "settled": True}
         if event.result.backtracks:
-            return {**memory, "step_size": (memory["step_size"] * step_size) ** 0.5, "settled": True}
-        is_enough = step_size * event.slope >= self.enough_decrease * abs(event.loss)
-        return {**memory, "settled": is_enough}
+            return {**memory, "step_size": (memory["step_size"] * found) ** 0.5, "settled": is_last}
+        return {**memory, "settled": found * event.slope >= self.enough_decrease * abs(event.loss)}
+
+    def _ends_the_search(self, memory: Memory) -> bool:
+        """Whether a step found too long settles the step size: the momentum repeats the first gradient no more."""
+        return memory["searches"] >= round(1 / (1 - self.momentum))

@@ -331,8 +331,12 @@ def test_the_own_batch_settles_the_step_size_between_the_step_rejected_and_the_o
     first = rule.update(rule.new_memory(), searched(0.1, trials=3))
     assert (first["step_size"], rule.part_taken(first), rule.settled(first)) == (0.1, 1.0, False)
     bracketed = rule.update(first, searched(0.025, trials=3))
-    assert rule.settled(bracketed)
     assert bracketed["step_size"] == pytest.approx(0.05)
+    assert not rule.settled(bracketed)  # the momentum still repeats the first gradient
+    assert rule.update(rule.update(bracketed, NextSlope(1.0)), searched(0.05))["step_size"] > 0.05
+    bracketed = rule.update({**first, "searches": 10}, searched(0.025, trials=3))
+    assert bracketed["step_size"] == pytest.approx(0.05)
+    assert rule.settled(bracketed)
     failed = rule.update(first, Searched(2.0, 5.0, SearchResult(0.01, 3.0, 4, "exhausted")))
     assert (failed["step_size"], failed["settled"]) == (0.05, True)
     for event in (NextSlope(9.0), searched(0.01, trials=2), NotSearched()):
