@@ -6,7 +6,7 @@ search (`cadence`) and which groups one search moves (`partition`). The named op
 """
 
 from .backtracking import Backtracking
-from .cadence import Adaptive, Budget, Cadence, EveryStep
+from .cadence import Adaptive, Always, Budget, Cadence, EveryStep
 from .criterion import Armijo, Criterion, Line, NonMonotone, Smoothed
 from .direction import Adagrad, Adam, Direction, Gradient
 from .events import Event, NextSlope, NotSearched, Searched, SearchedElsewhere, SearchResult, Worsened
@@ -33,6 +33,7 @@ __all__ = [
     "Adam",
     "AdamSLS",
     "Adaptive",
+    "Always",
     "Armijo",
     "Backtracking",
     "Budget",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from ._validation import check_integer, check_range
 from .events import Event, NotSearched, Searched, SearchedElsewhere
@@ -29,14 +29,10 @@ class Cadence(Protocol):
 
 @dataclass(frozen=True)
 class EveryStep:
-    """Search on every step (SLS, ADAMSLS).
+    """Search on every step (SLS, ADAMSLS), until the initial step has settled if it ever does (`Wolfe`)."""
 
-    Args:
-        after_settling: whether to go on once the initial step has settled (`Wolfe`). Each search then starts from the
-            step size found, and shortens the step of a batch that rejects it, and no other step.
-    """
-
-    after_settling: bool = False
+    after_settling: ClassVar[bool] = False
+    """Whether to go on once the initial step has settled."""
 
     def new_memory(self) -> Memory:
         return {}
@@ -46,6 +42,16 @@ class EveryStep:
 
     def update(self, memory: Memory, event: Event) -> Memory:
         return memory
+
+
+@dataclass(frozen=True)
+class Always(EveryStep):
+    """Search on every step, after the initial step has settled too.
+
+    Each search then starts from the step size found, and shortens the step of a batch that rejects it, and no other.
+    """
+
+    after_settling: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)

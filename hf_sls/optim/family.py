@@ -11,7 +11,7 @@ from typing_extensions import TypedDict, Unpack
 
 from ._validation import LARGEST, SMALLEST, check_choice, check_integer, check_range
 from .backtracking import Backtracking
-from .cadence import Adaptive, Budget, Cadence, EveryStep
+from .cadence import Adaptive, Always, Budget, Cadence, EveryStep
 from .criterion import Armijo, Criterion, NonMonotone, Smoothed
 from .direction import Adagrad, Adam, Direction, Gradient, SearchDirection
 from .initial_step import InitialStep, LastStep, Polyak, Wolfe
@@ -196,9 +196,10 @@ class AdamSLS(_Named):
         initial_step: InitialStep = LastStep(init_step_size, growth)
         check_range("smoothing", smoothing, low=0.0, high=1.0, include_high=False)
         criterion: Criterion = Smoothed(c, smoothing) if smoothing else Armijo(c)
-        cadence, watch = None, None
+        cadence: Cadence | None = None
+        watch = None
         if wolfe:
-            cadence = EveryStep(after_settling="search_rate" in search and _is_infinite(search["search_rate"]))
+            cadence = Always() if _is_infinite(search.get("search_rate", 0.0)) else EveryStep()
             if not _is_infinite(search.get("search_rate", inf)):
                 check_range("search_rate", search["search_rate"], low=SMALLEST, high=LARGEST)
             search["search_rate"] = inf
