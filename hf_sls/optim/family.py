@@ -11,7 +11,7 @@ from typing_extensions import TypedDict, Unpack
 
 from ._validation import LARGEST, SMALLEST, check_choice, check_integer, check_range
 from .backtracking import Backtracking
-from .cadence import Adaptive, Always, Budget, Cadence, EveryStep
+from .cadence import Adaptive, Always, Budget, Cadence
 from .criterion import Armijo, Criterion, NonMonotone, Smoothed
 from .direction import Adagrad, Adam, Direction, Gradient, SearchDirection
 from .initial_step import InitialStep, LastStep, Polyak, Wolfe
@@ -199,8 +199,9 @@ class AdamSLS(_Named):
         cadence: Cadence | None = None
         watch = None
         if wolfe:
-            cadence = Always() if _is_infinite(search.get("search_rate", 0.0)) else EveryStep()
-            if not _is_infinite(search.get("search_rate", inf)):
+            if _is_infinite(search.get("search_rate")):
+                cadence = Always()
+            elif "search_rate" in search:
                 check_range("search_rate", search["search_rate"], low=SMALLEST, high=LARGEST)
             search["search_rate"] = inf
             initial_step = Wolfe(init_step_size, growth, momentum=betas[0])

@@ -457,8 +457,9 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         fractions = [float(group["lr"]) for group in self.param_groups]
         if not self.initial_step.whole_steps:
             return fractions
-        whole = self._largest_lr()
-        if self.initial_step.settled(self.param_groups[0]["line_search"]["initial_step"]):
+        if not self.initial_step.settled(self.param_groups[0]["line_search"]["initial_step"]):
+            whole = self._largest_lr()
+        else:
             whole = max([1.0, *(float(group.get("initial_lr", group["lr"])) for group in self.param_groups)])
         return [fraction / whole for fraction in fractions] if whole else fractions
 
