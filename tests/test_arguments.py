@@ -63,7 +63,8 @@ def test_every_route_of_the_arguments(cls: Any, name: str, tmp_path: Path) -> No
 
 
 def test_optim_args_reach_the_optimizer(arguments: Any) -> None:
-    args = arguments(optim_args="c=0.75, wolfe=false, growth=1.5, max_trials=9, shrink=0.7, search_direction=gradient")
+    optim_args = "c=0.75, look_back=false, growth=1.5, max_trials=9, shrink=0.7, search_direction=gradient"
+    args = arguments(optim_args=optim_args)
     trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
     trainer.train()
     optimizer = trainer.line_search_optimizer

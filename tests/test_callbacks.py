@@ -251,7 +251,7 @@ def test_landscapes_change_nothing_and_say_what_the_search_saw(optim: str, argum
 
 def test_a_landscape_of_a_step_without_search_is_that_of_the_next_with_one(arguments: Any, tmp_path: Path) -> None:
     callback = LineSearchCallback(landscape_steps=[3, 4])
-    trained(arguments, [callback], max_steps=12, optim_args="wolfe=false,search_credit=1,search_rate=0.2")
+    trained(arguments, [callback], max_steps=12, optim_args="look_back=false,search_credit=1,search_rate=0.2")
     (landscape,) = load_landscapes(tmp_path / "run")
     assert 4 < landscape.step <= 12
 

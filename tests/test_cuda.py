@@ -99,7 +99,7 @@ def test_a_gpu_takes_the_steps_of_the_cpu(name: str) -> None:
 
 def test_a_step_without_a_search_waits_for_nothing() -> None:
     model = tiny_bert().cuda()
-    optimizer = create_optimizer("adam_sls", model.parameters(), wolfe=False, search_credit=0.0, search_rate=0.01)
+    optimizer = create_optimizer("adam_sls", model.parameters(), look_back=False, search_credit=0.0, search_rate=0.01)
     batch = {key: value.cuda() for key, value in batch_of(8).items()}
     for step in range(5):
         optimizer.zero_grad()

@@ -100,7 +100,7 @@ def test_replayed_loss_is_the_recorded_loss(case: str, arguments: Any) -> None:
     model = settings.pop("model", tiny_bert)()
     rows = settings.pop("rows", classification_rows)()
     compute_loss_func = settings.pop("compute_loss_func", None)
-    args = arguments(num_train_epochs=1, max_steps=-1, optim_args="wolfe=false", **settings)
+    args = arguments(num_train_epochs=1, max_steps=-1, optim_args="look_back=false", **settings)
     trainer = ReplayChecked(model=model, args=args, train_dataset=rows, compute_loss_func=compute_loss_func)
     trainer.train()
     accumulated = args.gradient_accumulation_steps == 4
@@ -131,7 +131,7 @@ def test_the_random_stream_is_that_of_a_run_without_trials(arguments: Any) -> No
     drawn = []
     for settings in (
         "init_step_size=1e-5",
-        "wolfe=false,max_trials=50,shrink=0.9,interpolate=false,init_step_size=10",
+        "look_back=false,max_trials=50,shrink=0.9,interpolate=false,init_step_size=10",
     ):
         args = arguments(optim_args=f"search_rate=inf,{settings}")
         trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())

@@ -166,7 +166,7 @@ def test_logs_carry_the_search(arguments: Any) -> None:
             self.reports.append(optimizer.optimizer.last_report)
 
     watch = Watch()
-    args = arguments(max_steps=12, logging_steps=3, optim_args="wolfe=false,search_credit=3,search_rate=0.1")
+    args = arguments(max_steps=12, logging_steps=3, optim_args="look_back=false,search_credit=3,search_rate=0.1")
     trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows(), callbacks=[watch])
     result = trainer.train()
     training_logs = [log for log in watch.logs if "loss" in log]

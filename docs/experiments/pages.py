@@ -77,9 +77,9 @@ def _around_markers(name: str, text: str) -> tuple[str, str]:
 
 _MNIST = {"width": 256, "batch_size": 128, "max_steps": -1, "label_noise": 0.0}
 _LANGUAGE = {"width": 128, "batch_size": 8, "lr_scheduler_type": "linear"}
-_LAST_STEP = "wolfe=false,init_step_size=0.1,shrink=0.5,lower_bound=0,c=0.5,smoothing=0,growth={},search_rate=inf"
+_LAST_STEP = "look_back=false,init_step_size=0.1,shrink=0.5,lower_bound=0,c=0.5,smoothing=0,growth={},search_rate=inf"
 _ARMIJO, _GROWING = _LAST_STEP.format("1.0013872557"), _LAST_STEP.format("1.1")
-_SMOOTHED = "wolfe=false,init_step_size=0.1,growth=1.1,shrink=0.5,lower_bound=0,c=0.3"
+_SMOOTHED = "look_back=false,init_step_size=0.1,growth=1.1,shrink=0.5,lower_bound=0,c=0.3"
 _RULES: dict[str, tuple[str, str | None]] = {"as published": ("adam_sls", PUBLISHED), "adam_sls": ("adam_sls", None)}
 _GRADIENT: dict[str, tuple[str, str | None]] = {"sgd_sls, every step": ("sgd_sls", EVERY_STEP)}
 

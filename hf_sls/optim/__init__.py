@@ -9,9 +9,9 @@ from .backtracking import Backtracking
 from .cadence import Adaptive, Always, Budget, Cadence, EveryStep
 from .criterion import Armijo, Criterion, Line, NonMonotone, Smoothed
 from .direction import Adagrad, Adam, Direction, Gradient
-from .events import Event, NextSlope, NotSearched, Searched, SearchedElsewhere, SearchResult, Worsened
+from .events import Event, LookedBack, NotSearched, Searched, SearchedElsewhere, SearchResult, Worsened
 from .family import PLASLS, SGDSLS, AdagradSLS, AdamSLS, AMSGradSLS, PoNoS, SaLSa, SearchSettings, SGDSaLSa
-from .initial_step import InitialStep, LastStep, Polyak, Wolfe
+from .initial_step import InitialStep, LastStep, LookBack, Polyak
 from .layer_groups import layer_groups
 from .optimizer import LineSearchOptimizer
 from .partition import Cyclic, Joint, Partition
@@ -50,7 +50,8 @@ __all__ = [
     "LastStep",
     "Line",
     "LineSearchOptimizer",
-    "NextSlope",
+    "LookBack",
+    "LookedBack",
     "NonMonotone",
     "NotSearched",
     "Partition",
@@ -66,7 +67,6 @@ __all__ = [
     "SearchedElsewhere",
     "Smoothed",
     "Watch",
-    "Wolfe",
     "Worsened",
     "create_optimizer",
     "layer_groups",

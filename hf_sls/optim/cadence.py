@@ -29,7 +29,7 @@ class Cadence(Protocol):
 
 @dataclass(frozen=True)
 class EveryStep:
-    """Search on every step (SLS, ADAMSLS), until the initial step has settled if it ever does (`Wolfe`)."""
+    """Search on every step (SLS, ADAMSLS), until the initial step has settled if it ever does (`LookBack`)."""
 
     after_settling: ClassVar[bool] = False
     """Whether to go on once the initial step has settled."""

@@ -76,15 +76,23 @@ class NotSearched:
 
 
 @dataclass(frozen=True)
-class NextSlope:
-    """The next mini-batch has seen the last step.
+class LookedBack:
+    """The next mini-batch has looked back at the last step: its loss at both ends, and its slope at the end.
 
     Attributes:
-        slope: `<g_{k+1}, u_k>`, its gradient at the point that the step led to, along the update of that step. Above 0
-            the loss of this batch still falls along it.
+        step_size: eta_k, of the last step.
+        own_slope: `<g_k, u_k>`, the slope along that step that its own batch saw.
+        slope: `<g_{k+1}, u_k>`, the one that the next batch sees where the step led to. Above 0 the loss of this batch
+            still falls along it.
+        loss: of the next batch where the step led to.
+        decrease: by how much the step has lowered the loss of the next batch; below 0 it has raised it.
     """
 
+    step_size: float
+    own_slope: float
     slope: float
+    loss: float
+    decrease: float
 
 
 @dataclass(frozen=True)
@@ -94,4 +102,4 @@ class Worsened:
     factor: float
 
 
-Event: TypeAlias = Searched | SearchedElsewhere | NotSearched | NextSlope | Worsened
+Event: TypeAlias = Searched | SearchedElsewhere | NotSearched | LookedBack | Worsened

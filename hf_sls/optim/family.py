@@ -14,7 +14,7 @@ from .backtracking import Backtracking
 from .cadence import Adaptive, Always, Budget, Cadence
 from .criterion import Armijo, Criterion, NonMonotone, Smoothed
 from .direction import Adagrad, Adam, Direction, Gradient, SearchDirection
-from .initial_step import InitialStep, LastStep, Polyak, Wolfe
+from .initial_step import InitialStep, LastStep, LookBack, Polyak
 from .layer_groups import layer_groups
 from .optimizer import LineSearchOptimizer, Params
 from .partition import Cyclic, Partition
@@ -147,29 +147,30 @@ class SGDSLS(_Named):
 
 
 class AdamSLS(_Named):
-    """Adam with a step size that the first steps find by both conditions of Wolfe (`Wolfe`) and the others keep.
+    """Adam with a step size that the first steps find and the others keep (`LookBack`).
 
-    Each step is Adam's, `w - eta * m^ / (sqrt(v^) + eps)`. While the search goes on, eta is the largest tried one that
-    satisfies the Armijo condition along the searched direction `p`, `f(w + eta p) <= f(w) - c * eta * <g, -p>`.
+    Each step is Adam's, `w - eta * m^ / (sqrt(v^) + eps)`. The first search finds the largest tried eta that satisfies
+    the Armijo condition along the searched direction `p`, `f(w + eta p) <= f(w) - c * eta * <g, -p>`. Then each batch
+    looks back at the last step, and eta grows to the minimum of the parabola that they see.
 
-    `wolfe=False` searches every step of the run, each from a little above the last step, as ADAMSLS does (Kenneweg et
-    al. 2023, arXiv 2403.18506); `create_optimizer("adam_sls", params, preset="published")` has all of its values.
+    `look_back=False` searches every step of the run, each from a little above the last step, as ADAMSLS does (Kenneweg
+    et al. 2023, arXiv 2403.18506); `create_optimizer("adam_sls", params, preset="published")` has all of its values.
 
     Args:
         params: parameters, named parameters or parameter groups.
-        init_step_size: where the first search starts (eta_0), positive; with `wolfe` the first step is `1 - beta_1` of
-            the one that it finds.
+        init_step_size: where the first search starts (eta_0), positive; with `look_back` the first step is `1 - beta_1`
+            of the one that it finds.
         c: sufficient decrease, in (0, 1); larger takes smaller steps.
         betas: decay rates of Adam's moments, each in [0, 1).
         eps: added to Adam's denominator.
         search_direction: `"momentum"` searches along Adam's direction itself (arXiv 2403.18519); `"gradient"` along
             `-g / (sqrt(v^) + eps)`, and applies the step size found along Adam's direction (arXiv 2403.18506).
-        smoothing: weight of the past in the criterion (`Smoothed`), in [0, 1); 0 is Armijo. Not used with `wolfe`.
+        smoothing: weight of the past in the criterion (`Smoothed`), in [0, 1); 0 is Armijo. Not used with `look_back`.
         shrink: factor of a rejected step (beta), in (0, 1).
-        growth: with `wolfe`, the largest factor from one step to the next, above 1; else that from one search to the
-            next (gamma^(1/n)), at least 1.
-        wolfe: whether to find the step size at the start of the run and keep it. A `Watch` shortens it if the run gets
-            worse. The criterion is then Armijo's with the rounding of bfloat16 as its tolerance. `search_rate=inf`
+        growth: with `look_back`, the largest factor from one step to the next, above 1; else that from one search to
+            the next (gamma^(1/n)), at least 1.
+        look_back: whether to find the step size at the start of the run and keep it. A `Watch` shortens it if the run
+            gets worse. The criterion is then Armijo's with the rounding of bfloat16 as its tolerance. `search_rate=inf`
             searches the steps that follow too; any other rate has no effect.
         search: `SearchSettings`.
     """
@@ -187,30 +188,30 @@ class AdamSLS(_Named):
         search_direction: SearchDirection = "momentum",
         smoothing: float = 0.0,
         shrink: float = 0.5,
-        growth: float = 1.4,
-        wolfe: bool = True,
+        growth: float = 1.6,
+        look_back: bool = True,
         **search: Unpack[SearchSettings],
     ) -> None:
-        check_choice("wolfe", wolfe, (False, True))
+        check_choice("look_back", look_back, (False, True))
         direction = _adam(betas, eps, search_direction, self._amsgrad)
         initial_step: InitialStep = LastStep(init_step_size, growth)
         check_range("smoothing", smoothing, low=0.0, high=1.0, include_high=False)
         criterion: Criterion = Smoothed(c, smoothing) if smoothing else Armijo(c)
         cadence: Cadence | None = None
         watch = None
-        if wolfe:
+        if look_back:
             if _is_infinite(search.get("search_rate")):
                 cadence = Always()
             elif "search_rate" in search:
                 check_range("search_rate", search["search_rate"], low=SMALLEST, high=LARGEST)
             search["search_rate"] = inf
-            initial_step = Wolfe(init_step_size, growth, momentum=betas[0])
+            initial_step = LookBack(init_step_size, growth, momentum=betas[0])
             criterion, watch = Armijo(c, _ROUNDING_OF_BF16), Watch()
         super().__init__(params, direction, criterion, initial_step, shrink, search, cadence, watch=watch)
 
 
 class AMSGradSLS(AdamSLS):
-    """AMSGrad with the line search of `AdamSLS`; with `wolfe=False` that of Vaswani et al. 2020, arXiv 2006.06835.
+    """AMSGrad with the line search of `AdamSLS`; with `look_back=False` that of Vaswani et al. 2020, arXiv 2006.06835.
 
     It takes the arguments and steps of `AdamSLS`, with the largest `v^` so far in place of the present one.
     """

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isnan, nan
+from math import inf, isfinite, isnan, nan
 from typing import ClassVar
 
-from ._validation import LARGEST, check_range
-from .events import Event, NextSlope, Searched, SearchedElsewhere, Worsened
+from ._validation import LARGEST, check_integer, check_range
+from .events import Event, LookedBack, Searched, SearchedElsewhere, Worsened
 
 Memory = dict[str, float]
 
@@ -21,8 +21,8 @@ class InitialStep:
 
     init_step_size: float
 
-    needs_next_slope: ClassVar[bool] = False
-    """Whether to `update` the rule with the `NextSlope` of each step but the first."""
+    needs_last_update: ClassVar[bool] = False
+    """Whether the rule may look back, which needs the last update when the next batch comes."""
 
     whole_steps: ClassVar[bool] = False
     """Whether to take steps whole until the rule has settled, as long as a schedule has not passed its peak."""
@@ -45,6 +45,13 @@ class InitialStep:
     def part_taken(self, memory: Memory) -> float:
         """Return the part of the step size found that is taken, in (0, 1]."""
         return 1.0
+
+    def looks_back(self, memory: Memory) -> bool:
+        """Whether the next batch is to look back at the last step, and no search is needed before the next one.
+
+        The step is then taken at `start`, after an `update` with `LookedBack`.
+        """
+        return False
 
     def settled(self, memory: Memory) -> bool:
         """Whether the step size is found, so that no step needs a search any more."""
@@ -140,130 +147,129 @@ class Polyak(InitialStep):
 
 
 @dataclass(frozen=True)
-class Wolfe(InitialStep):
-    r"""Grow the step while it is too short for the next batches, and keep it once it is not.
+class LookBack(InitialStep):
+    r"""Grow the step to where the loss of the *next* batches is least along it, then keep it.
 
-    The two conditions of Wolfe (1969) bracket a step: sufficient decrease says when it is too long, the slope at the
-    point that it leads to says when it is too short. Here the second one is asked of the *next* mini-batch, whose
-    gradient there is at hand anyway. Along the update u_k of the last step, let `F = <g_{k+1}, u_k>` be the slope that
-    the next batch sees, and s the slope that the batch of the step saw itself. Wolfe's second condition compares
-    `F / s` with a constant. Here its average over the last few batches is compared with its size::
+    The batch of a step is a poor judge of it: its gradient is mostly its own noise, and along that its own loss falls
+    where no other falls. So the next batch looks back. Along the update u_k of the last step, of size eta_k, it knows
+    its slope at the end, `F_end = <g_{k+1}, u_k>`, whose gradient there is at hand anyway; one forward pass gives its
+    loss at the start, and so the decrease D of its loss. The parabola through them has at the start the slope::
 
-        x = F / s, between -1 and 1
-        A := smoothing A + (1 - smoothing) x
-        V := smoothing V + (1 - smoothing) x^2
-        r = A / sqrt(V)
-        eta := eta * growth^(r |r|)
+        F = 2 D / eta_k - F_end            and the curvature            h = (F - F_end) / eta_k
 
-    r is near 1 where every batch says that the step is too short, however little each says, and within 1/3 of zero
-    where noise decides. The step size is settled, and held for the rest of the run,
+    With s_k the slope that the batch of the step saw itself, the *signal* `x = F / s_k` is the part of the slope that
+    a new batch agrees with. It hardly depends on the step size, and `h / s_k` has little noise. So both are averaged
+    over all batches of the search. The averaged parabola is at its least at `mean(x) / mean(h / s)`. How much of x is
+    signal and not chance is the *certainty* r, for which a signal of 0 counts as one more batch. It shrinks the step,
+    as noise shrinks the best step of stochastic gradient descent (Schaul et al. 2013, equation 6), and says how far to
+    go at once::
 
-    - by `A <= 0`: the next batches find it too long;
-    - by a step that its own batch rejects. The edge is between the step rejected and the one accepted instead; their
-      geometric mean is held. In the first `1 / (1 - momentum)` steps, in which the momentum repeats the first gradient,
-      the search goes on after either of the two;
-    - by a search that finds no step at all: half of it is held;
-    - by an accepted step from which the slope predicts that a large part, `enough_decrease`, of the loss goes: as a
-      loss nears zero its slope keeps its sign at any step size, and no batch refuses.
+        r     = (mean(x)^2 - variance of mean(x)) / mean(x^2)      between 0 and 1
+        eta*  = r mean(x) / mean(h / s)
+        eta  := min(eta*, eta growth^r)                            where that is longer
 
-    A schedule may scale it from then on, and no step is searched any more. Until then every step is searched, and taken
-    whole while a schedule warms up, so the search is a warm-up as well.
+    The step size is settled, and held for the rest of the run,
+
+    - once `batches` of them have looked back, as soon as it has reached `eta*`;
+    - by a step from which the signal predicts that a large part, `enough_decrease`, of the loss goes: as a loss nears
+      zero its slope keeps its sign at any step size.
+
+    A schedule may scale it from then on. Until then every step is taken whole while a schedule warms up, so the search
+    is a warm-up as well.
 
     The momentum repeats the first gradient in the steps that follow, `1 / (1 - momentum)` times in all. So the first
     search finds how far Armijo's condition lets it go, from `init_step_size` down, and the step is `1 - momentum` of
     that: all the repetitions together go as far as the first batch allows.
 
-    The slope needs no forward pass and is no difference of two losses, so it says the same in any precision. Where
-    noise alone decides its sign, r stays near zero and the search ends near its start. It fails where that start is far
-    too low, as where the gradient of the first batch is noise along which its loss is steep: a factor of a hundred
-    takes some 18 steps where the batches agree, and is not found where they do not. And it fails with a loss that
-    starts near zero and can fall far below, as of a policy gradient: the end is a part of the loss.
+    It fails where the first step is far too long, as the search never shortens it; where it is far too short and the
+    batches hardly agree, as the search then ends near its start; and where a loss starts near zero and can fall far
+    below, as that of a policy gradient: the last condition is a part of the loss.
 
     Args:
         init_step_size: where the first search starts (eta_0), positive. 1e-2 suits directions whose elements are about
             one, and a momentum of 0.9 then makes the first step 1e-3 at most, the default of `torch.optim.Adam`.
         growth: the largest factor from one step to the next, above 1.
-        smoothing: weight of the past in the averages, in [0, 1). At 0.8 they look back over about five batches, and
-            noise alone makes r 1/3 on average (`sqrt((1 - smoothing) / (1 + smoothing))`).
+        batches: how many have to look back before they find a step long enough, at least 1.
         enough_decrease: the predicted decrease of a step that is long enough, as a fraction of the loss, positive. At 1
             it is Polyak's step for a loss that can reach zero, at 2 the minimum of a parabola that touches zero.
         momentum: how much of the last update is left in the next, in [0, 1): `beta_1` of Adam.
 
     References:
-        P. Wolfe, Convergence conditions for ascent methods, SIAM Review 11 (1969). Nocedal and Wright, Numerical
-        Optimization, section 3.1. The slope of the next batch along the last update is the hypergradient of Baydin et
-        al., arXiv 1703.04782. docs/results/one-default.md has the evidence for the values.
+        T. Schaul, S. Zhang, Y. LeCun, No more pesky learning rates, ICML 2013, arXiv 1206.1106. The parabola of another
+        batch than that of the step: M. Mutschler, A. Zell, arXiv 2010.00921. The slope of the next batch along the
+        last update is the hypergradient of Baydin et al., arXiv 1703.04782. docs/results/one-default.md has the
+        evidence for the values.
     """
 
     init_step_size: float = 1e-2
-    growth: float = 1.4
-    smoothing: float = 0.8
+    growth: float = 1.6
+    batches: int = 20
     enough_decrease: float = 0.5
     momentum: float = 0.9
-    needs_next_slope: ClassVar[bool] = True
+    needs_last_update: ClassVar[bool] = True
     whole_steps: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_range("init_step_size", self.init_step_size, low=0.0, high=LARGEST, include_low=False)
         check_range("growth", self.growth, low=1.0, high=LARGEST, include_low=False)
-        check_range("smoothing", self.smoothing, low=0.0, high=1.0, include_high=False)
+        check_integer("batches", self.batches, low=1)
         check_range("enough_decrease", self.enough_decrease, low=0.0, include_low=False)
         check_range("momentum", self.momentum, low=0.0, high=1.0, include_high=False)
 
     def new_memory(self) -> Memory:
-        averages = {"slope": 0.0, "average": 0.0, "squares": 0.0}
-        return {"step_size": 0.0, "searches": 0, "settled": False, **averages}
+        averages = {"signal": 0.0, "squares": 0.0, "curvature": 0.0}
+        return {"step_size": 0.0, "found": False, "settled": False, "batches": 0, **averages}
 
     def start(self, memory: Memory, loss: float = nan, slope: float = nan) -> float:
-        if isnan(slope):
-            return 0.0
-        return memory["step_size"] if memory["searches"] else self.init_step_size
+        if memory["found"]:
+            return memory["step_size"]
+        return 0.0 if isnan(slope) else self.init_step_size
 
     def part_taken(self, memory: Memory) -> float:
-        return 1.0 if memory["searches"] else 1 - self.momentum
+        return 1.0 if memory["found"] else 1 - self.momentum
+
+    def looks_back(self, memory: Memory) -> bool:
+        return bool(memory["found"] and not memory["settled"])
 
     def settled(self, memory: Memory) -> bool:
         return bool(memory["settled"])
 
     def update(self, memory: Memory, event: Event) -> Memory:
-        if isinstance(event, Worsened):
-            return super().update(memory, event)
-        if self.settled(memory):
-            return memory
         match event:
-            case NextSlope(slope=slope) if memory["searches"]:
-                return self._judged_by_next_batch(memory, slope)
-            case Searched() if memory["searches"]:
-                return self._judged_by_own_batch(memory, event)
-            case Searched(slope=slope, result=result) if event.accepted:
-                return {**memory, "searches": 1, "slope": slope, "step_size": result.step_size}
+            case Worsened():
+                return super().update(memory, event)
+            case Searched(result=result) if event.accepted and not memory["found"]:
+                return {**memory, "found": True, "step_size": result.step_size}
+            case LookedBack(own_slope=own) if self.looks_back(memory) and own and isfinite(event.decrease):
+                return self._judged(memory, event)
         return memory
 
-    def _judged_by_next_batch(self, memory: Memory, slope: float) -> Memory:
-        """Return the memory after the batch that follows a step; `slope` is F."""
-        own, fresh = memory["slope"], 1 - self.smoothing
-        ratio = max(-1.0, min(slope / own, 1.0)) if own > 0 else float((slope > 0) - (slope < 0))
-        average = self.smoothing * memory["average"] + fresh * ratio
-        squares = self.smoothing * memory["squares"] + fresh * ratio * ratio
-        agreement = average / squares**0.5 if squares > 0 else 0.0
-        return {
-            **memory,
-            "average": average,
-            "squares": squares,
-            "step_size": memory["step_size"] * self.growth ** (agreement * abs(agreement)),
-            "settled": average <= 0 and self._ends_the_search(memory),
-        }
+    def _judged(self, memory: Memory, event: LookedBack) -> Memory:
+        """Return the memory after another batch has looked back."""
+        own, count = abs(event.own_slope), int(memory["batches"]) + 1
+        end = _clipped(event.slope / own)
+        signal = _clipped((2 * event.decrease / event.step_size - event.slope) / own)
+        seen = {"signal": signal, "squares": signal * signal, "curvature": (signal - end) / event.step_size}
+        means = {name: memory[name] + (value - memory[name]) / count for name, value in seen.items()}
+        certainty, best = self._best(means, count)
+        before = memory["step_size"]
+        longest = before * self.growth**certainty
+        step_size = max(before, min(best, longest))
+        predicted = step_size * max(means["signal"], 0.0) * own
+        is_long = count >= self.batches and best <= longest
+        settled = is_long or (count > 1 and predicted >= self.enough_decrease * abs(event.loss))
+        return {**memory, **means, "batches": count, "step_size": step_size, "settled": settled}
 
-    def _judged_by_own_batch(self, memory: Memory, event: Searched) -> Memory:
-        """Return the memory after a search."""
-        found, is_last = event.result.step_size, self._ends_the_search(memory)
-        memory = {**memory, "searches": memory["searches"] + event.accepted, "slope": event.slope}
-        if not event.accepted:
-            return {**memory, "step_size": memory["step_size"] / 2, "settled": True}
-        if event.result.backtracks:
-            return {**memory, "step_size": (memory["step_size"] * found) ** 0.5, "settled": is_last}
-        return {**memory, "settled": found * event.slope >= self.enough_decrease * abs(event.loss)}
+    @staticmethod
+    def _best(means: Memory, count: int) -> tuple[float, float]:
+        """Return the certainty r of the signal, and the step size eta* that it leads to."""
+        signal, squares, curvature = means["signal"], means["squares"], means["curvature"]
+        if signal <= 0:
+            return 0.0, 0.0
+        shrunk = count / (count + 1) * signal
+        certainty = max(shrunk * signal - (squares - shrunk * signal) / count, 0.0) / squares
+        return certainty, certainty * signal / curvature if curvature > 0 else inf if certainty else 0.0
 
-    def _ends_the_search(self, memory: Memory) -> bool:
-        """Whether a step found too long settles the step size: the momentum repeats the first gradient no more."""
-        return memory["searches"] >= round(1 / (1 - self.momentum))
+
+def _clipped(ratio: float) -> float:
+    return max(-1.0, min(ratio, 1.0))

@@ -49,7 +49,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         eta_k    = initial_step, shrunk by backtracking until f_k(w_k + eta p_k) <= a - b eta   (the criterion's line)
         w_{k+1}  = w_k + lr eta_k (d_k - weight_decay w_k)                                      (decay as in AdamW)
 
-    Until an initial step of whole steps (`Wolfe`) has settled, `lr` counts relative to the largest of any group so far.
+    Until an initial step of whole steps (`LookBack`) has settled, `lr` counts relative to the largest of any group so
+    far.
     Every named optimizer of the package is one composition of the rules; write your own the same way:
 
         >>> from hf_sls.optim import Adam, Armijo, LastStep
@@ -115,7 +116,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         self.backtracking = backtracking if backtracking is not None else Backtracking()
         self.cadence = cadence if cadence is not None else EveryStep()
         self.partition = partition if partition is not None else Joint()
-        if self.initial_step.needs_next_slope and not self.direction.of_moments_alone:
+        if self.initial_step.needs_last_update and not self.direction.of_moments_alone:
             raise ValueError(
                 f"initial_step={self.initial_step!r} needs the last update when the next batch comes, and direction="
                 f"{self.direction!r} has forgotten it by then. Use a direction whose update depends on the moments "
@@ -366,7 +367,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         if move.parts and not moves_nothing:
             memory["initial_step"] = self.initial_step.update(memory["initial_step"], event)
             step_size = memory["initial_step"]["step_size"]
-            memory["took_last_step"] = any(move.fractions) and step_size > 0
+            memory["last_step_size"] = 0.0
             for part in move.parts:
                 eta = part.lr * step_size
                 self.direction.advance(part.parameters, part.gradients, part.states, eta, part.weight_decay, skip)

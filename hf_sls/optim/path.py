@@ -104,12 +104,27 @@ class Path:
     def last_slope(self) -> Tensor:
         """Return the slope `<g, u>` along the last update, that of the moments as they are; a 0-dim tensor.
 
-        Each part counts by the fraction of the step that it took. Call it before `advance`. Parameters without a step
+        Each part counts by the fraction of the step that it takes. Call it before `advance`. Parameters without a step
         so far have no last update, and add nothing.
         """
         applied = self._direction.applied_update
         slopes = [p.lr * dot(p.gradients, applied(p.gradients, p.states)) for p in self._parts]
         return self._sum_over_shards(slopes)
+
+    @contextmanager
+    def back(self, step_size: float) -> Iterator[None]:
+        """Let the block see the parameters where the last step, of that size, began. Call it before `advance`.
+
+        Weight decay is left out: the way back is along the last update alone.
+        """
+        update, self._update = self._update, self._direction.applied_update
+        try:
+            for part in self._parts:
+                self._move(part, -part.lr * step_size)
+            yield
+        finally:
+            self.go_to(0.0)
+            self._update = update
 
     def confirm(self, skipped: bool) -> None:
         """Learn whether `advance` has skipped the step, and so has left the parameters at the start."""
@@ -191,7 +206,7 @@ class Path:
             torch._foreach_add_(part.parameters, update, alpha=distance)
 
     def _save(self, part: Part, step_size: float) -> None:
-        if part.copies is None and (part.lr == 0 or step_size > self.longest_without_copy):
+        if part.copies is None and (part.lr == 0 or abs(step_size) > self.longest_without_copy):
             part.copies = [parameter.clone() for parameter in part.parameters]
 
     def _sum_over_shards(self, slopes: list[Tensor]) -> Tensor:

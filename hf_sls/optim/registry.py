@@ -23,8 +23,8 @@ OPTIMIZERS: dict[str, type[_Named]] = {
 }
 
 _USED_WITH: dict[str, list[tuple[str, Any]]] = {
-    "smoothing": [("wolfe", False)],
-    "search_rate": [("wolfe", False)],
+    "smoothing": [("look_back", False)],
+    "search_rate": [("look_back", False)],
     "warmup": [("search_rate", inf)],
     "max_interval": [("search_rate", inf)],
 }
@@ -44,7 +44,7 @@ def create_optimizer(name: str, params: Params, *, preset: str | None = None, **
         ValueError: the name or the preset is unknown, or a setting is out of range.
 
     Warns:
-        UserWarning: a setting has no effect beside the others, `smoothing` beside `wolfe` for one.
+        UserWarning: a setting has no effect beside the others, `smoothing` beside `look_back` for one.
 
     Example:
         >>> import torch

@@ -13,7 +13,7 @@ from .cadence import Cadence
 from .checks import check_replay, check_slope
 from .criterion import Criterion, Line
 from .direction import Direction
-from .events import NextSlope, NotSearched, Searched, SearchResult
+from .events import LookedBack, NotSearched, Searched, SearchedElsewhere, SearchResult
 from .initial_step import InitialStep
 from .partition import Partition
 from .path import Part, Path
@@ -28,12 +28,13 @@ class SearchReport:
     """What one optimizer step did.
 
     Attributes:
-        outcome: `"accepted"`: the step was searched and taken. `"not_searched"`: no search was due, and the step was
-            taken with the step size at hand. The rest took no step: `"exhausted"` (every trial was rejected),
-            `"unresolvable"` (the predicted decrease is below the rounding of the loss), `"no_slope"` (the gradient is
-            zero or missing), `"non_finite"` (loss or gradient is NaN or infinite).
+        outcome: `"accepted"`: the step was searched and taken. `"not_searched"`: the step was taken with the step size
+            at hand, which the batch may have changed by looking back at the last step (`LookBack`). The rest took no
+            step: `"exhausted"` (every trial was rejected), `"unresolvable"` (the predicted decrease is below the
+            rounding of the loss), `"no_slope"` (the gradient is zero or missing), `"non_finite"` (loss or gradient is
+            NaN or infinite).
         step_size: the step size taken, 0 where no step was.
-        trials: forward passes of the search, beyond the one that gave the gradient.
+        trials: forward passes of the search or of the look back, beyond the one that gave the gradient.
         checks: forward passes that check loss and gradient, mostly of the first search.
         backtracks: rejected trials.
         loss: the loss before the step, `f(w)`.
@@ -94,6 +95,7 @@ class Move:
 
 
 _NO_LINE = Line(nan, 0.0)
+_NO_LAST_STEP = {"last_step_size": 0.0, "last_slope": 0.0}
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,6 @@ class _Start:
         slope: `s = -<g, p>`.
         line: of acceptance.
         step_size: the first one to try.
-        initial_step: the memory of that rule, after the next batch has seen the last step.
         is_applied: whether the step is taken along the update that is searched.
         outcome: why there is nothing to search, or `None`.
     """
@@ -114,7 +115,6 @@ class _Start:
     slope: float
     line: Line = _NO_LINE
     step_size: float = 0.0
-    initial_step: dict[str, float] = field(default_factory=dict)
     is_applied: bool = False
     outcome: StepOutcome | None = None
 
@@ -132,6 +132,8 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
         return _cannot_search("no_slope", rules, move)
     path = Path(rules.direction, move.parts)
     with Trials(batch, path) as trials:
+        if rules.initial_step.looks_back(move.memory["initial_step"]):
+            return _look_back(rules, move, trials, path)
         checks = check_replay(trials, move.memory["counts"])
         start = _start(rules, move, batch, path)
         if start.outcome is not None:
@@ -140,8 +142,8 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
         look = partial(
             rules.backtracking.search, trials.loss_at, start.line, start.loss, start.slope, resolution=resolution
         )
-        result = look(step_size=start.step_size)
-        part = rules.initial_step.part_taken(start.initial_step)
+        result, last = look(step_size=start.step_size), _NO_LAST_STEP
+        part = rules.initial_step.part_taken(move.memory["initial_step"])
         if result.outcome == "accepted" and part < 1:
             whole, result = result, look(step_size=part * result.step_size)
             result = replace(result, trials=whole.trials + result.trials, accepted_before=1)
@@ -154,23 +156,52 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
         if result.outcome == "accepted":
             if not start.is_applied:
                 path.follow(rules.direction.applied_update, result.step_size)
+            if rules.initial_step.needs_last_update:
+                last = _last(move, path, batch, result.step_size)
             trials.take()
-    return _learn(rules, move, start, result, checks)
+    return _learn(rules, move, start, result, checks, last)
+
+
+def _look_back(rules: Rules, move: Move, trials: Trials, path: Path) -> SearchReport:
+    """Let the batch look back at the last step, and take the next one at the step size that follows from it."""
+    batch, memory, last_step_size = trials.batch, move.memory["initial_step"], move.memory["last_step_size"]
+    slope_there = path.last_slope() * batch.gradient_scale
+    loss, slope, skipped = to_floats(batch.loss, slope_there, batch.skip)
+    if skipped:
+        return _cannot_search("non_finite", rules, move, loss)
+    looked = int(last_step_size > 0)
+    if looked:
+        with path.back(last_step_size):
+            decrease = trials.loss_here() - loss
+        seen = LookedBack(last_step_size, move.memory["last_slope"], slope, loss, decrease)
+        memory = rules.initial_step.update(memory, seen)
+    step_size = rules.initial_step.start(memory)
+    path.advance(step_size, batch.skip)
+    path.confirm(False)
+    if not rules.direction.searches_applied:
+        path.follow(rules.direction.applied_update, step_size)
+    last = _last(move, path, batch, step_size)
+    trials.take()
+    cadence = rules.cadence.update(move.memory["cadence"], SearchedElsewhere(looked, True))
+    move.remember({**move.memory, **last, "initial_step": memory, "cadence": cadence}, step_size)
+    return SearchReport("not_searched", move.groups[0]["step_size"], trials=looked, loss=loss)
+
+
+def _last(move: Move, path: Path, batch: Batch, step_size: float) -> Memory:
+    """Return what is remembered of a step, before it is taken, for the next batch, which may look back at it."""
+    (slope,) = to_floats(path.last_slope() * batch.gradient_scale)
+    return {"last_step_size": step_size if any(move.fractions) else 0.0, "last_slope": slope}
 
 
 def _start(rules: Rules, move: Move, batch: Batch, path: Path) -> _Start:
     """Fold the gradients into the moments, go ahead along the direction, and read loss and slopes in one go."""
     rule, memory = rules.initial_step, move.memory["initial_step"]
-    hears_next = rule.needs_next_slope and move.memory["has_found_a_step"] and move.memory["took_last_step"]
-    last_slope = path.last_slope() * batch.gradient_scale if hears_next else nan
     ahead = min(rule.start(memory), path.longest_without_copy or inf)
     slope_ahead = path.advance(ahead, batch.skip) * batch.gradient_scale
-    loss, slope, skipped, next_slope = to_floats(batch.loss, slope_ahead, batch.skip, last_slope)
+    loss, slope, skipped = to_floats(batch.loss, slope_ahead, batch.skip)
     path.confirm(bool(skipped))
     if skipped or not isfinite(slope):
         return _Start(loss, slope, outcome="non_finite")
-    if hears_next:
-        memory = rule.update(memory, NextSlope(next_slope))
     line = rules.criterion.line(loss, slope, move.memory["criterion"])
     is_applied = rules.direction.searches_applied and line.rate > 0
     if not line.rate > 0:
@@ -178,7 +209,7 @@ def _start(rules: Rules, move: Move, batch: Batch, path: Path) -> _Start:
         line = rules.criterion.line(loss, slope, move.memory["criterion"])
     if not line.rate > 0:
         return _Start(loss, slope, outcome="no_slope")
-    return _Start(loss, slope, line, rule.start(memory, loss, slope), memory, is_applied)
+    return _Start(loss, slope, line, rule.start(memory, loss, slope), is_applied)
 
 
 def _cannot_search(
@@ -186,19 +217,19 @@ def _cannot_search(
 ) -> SearchReport:
     """Let the cadence count the step, and report that there was nothing to try; NaN leaves the moments as they are."""
     cadence = rules.cadence.update(move.memory["cadence"], NotSearched())
-    took_last_step = outcome == "non_finite" and move.memory["took_last_step"]
-    move.remember({**move.memory, "cadence": cadence, "took_last_step": took_last_step}, 0.0)
+    last = {} if outcome == "non_finite" else _NO_LAST_STEP
+    move.remember({**move.memory, **last, "cadence": cadence}, 0.0)
     return SearchReport(outcome, 0.0, loss=loss, slope=slope, checks=checks)
 
 
-def _learn(rules: Rules, move: Move, start: _Start, result: SearchResult, checks: int) -> SearchReport:
+def _learn(rules: Rules, move: Move, start: _Start, result: SearchResult, checks: int, last: Memory) -> SearchReport:
     """Let every rule learn from the search, and report it."""
     event = Searched(start.loss, start.slope, result)
     memory = {
         **move.memory,
-        "took_last_step": event.accepted and any(move.fractions),
+        **last,
         "criterion": rules.criterion.update(move.memory["criterion"], event),
-        "initial_step": rules.initial_step.update(start.initial_step, event),
+        "initial_step": rules.initial_step.update(move.memory["initial_step"], event),
         "cadence": rules.cadence.update(move.memory["cadence"], event),
     }
     move.remember(memory, result.step_size if event.accepted else 0.0)

@@ -14,7 +14,8 @@ from .search import Memory, Rules
 from .watch import Watch
 
 _OWN_KEYS = ("params", "lr", "weight_decay", "step_size", "line_search")
-_NOT_NEGATIVE = ("step_size", "lr", "largest_lr", "weight_decay", "slow", "fast", "squares", "least_variance", "Q")
+_STEPS = ("step_size", "lr", "largest_lr", "last_step_size", "weight_decay")
+_NOT_NEGATIVE = (*_STEPS, "slow", "fast", "squares", "least_variance", "Q")
 _NOT_NEGATIVE_MOMENTS = ("step", "exp_avg_sq", "max_exp_avg_sq", "sum")
 _EVENTS = ("steps", "searches", "accepted", "trials", "checks", "backtracks", "skipped_steps")
 """What is counted. The sums beside the counts may be negative: a loss may rise within the tolerance of a criterion."""
@@ -24,7 +25,8 @@ def new_memory(rules: Rules, watch: Watch | None) -> Memory:
     """Return what a group remembers before the first step, under the key `line_search`."""
     return {
         "has_found_a_step": False,
-        "took_last_step": False,
+        "last_step_size": 0.0,
+        "last_slope": 0.0,
         "with_gradients": False,
         "largest_lr": 0.0,
         "counts": dict.fromkeys(_EVENTS, 0) | {"loss_decrease": 0.0, "slope": 0.0, "criterion_ratio": 0.0},
