@@ -110,9 +110,8 @@ class LineSearchCallback(TrainerCallback):
         report = search.last_search
         if report is None:
             return
-        searched = report is not self._last_seen
-        self._show(search.param_groups[0]["step_size"], report.trials if searched else 0)
-        if searched:
+        self._show(search.param_groups[0]["step_size"], search.last_trials)
+        if report is not self._last_seen:
             self._last_seen = report
             self._warn_of_failures(report, state)
 

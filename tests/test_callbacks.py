@@ -206,7 +206,7 @@ class OwnNoise(SLSTrainer):
         (NaN, r"to step 6 \(non_finite\). The loss or the gradient is NaN"),
         (Constant, r"to step 3 \(no_slope\). The gradient is zero"),
         (Ascending, r"to step 3 \(rejected\). All \d+ step sizes tried were rejected.*random numbers"),
-        (OwnNoise, r"to step \d \(inconsistent\). The loss decreased by .*, and its slope predicts .*random numbers"),
+        (OwnNoise, r"to step \d+ \(inconsistent\). The loss decreased by .*, and its slope predicts .*random numbers"),
     ],
 )
 def test_searches_that_keep_failing_are_warned_of_once(
@@ -215,6 +215,8 @@ def test_searches_that_keep_failing_are_warned_of_once(
     callback = LineSearchCallback(patience=3)
     optim = "adam_sls" if trainer_class is OwnNoise else "sgd_sls"
     settings = {"optim": optim, "optim_args": "search_rate=inf", "max_steps": 12}
+    if trainer_class is OwnNoise:
+        settings["max_steps"] = 40  # it searches once it has settled
     with caplog.at_level(logging.WARNING, "hf_sls.callbacks"):
         trained(arguments, [callback], trainer_class, **settings)
     (record,) = [record for record in caplog.records if record.name == "hf_sls.callbacks"]
@@ -242,11 +244,13 @@ def test_landscapes_change_nothing_and_say_what_the_search_saw(optim: str, argum
     assert [landscape.step for landscape in landscapes][:2] == [1, 4]
     for landscape in landscapes:
         report = watch.reports[landscape.step - 1]
-        assert (landscape.outcome, landscape.losses[0], landscape.slope) == (report.outcome, report.loss, report.slope)
+        assert landscape.losses[0] == report.loss
         assert len(landscape.tried) == report.trials
         assert landscape.tried[-1][0] == landscape.step_size == landscape.step_sizes[16]
         assert landscape.losses[16] == pytest.approx(landscape.tried[-1][1], rel=1e-5)
-        assert landscape.losses[0] - landscape.tried[-1][1] == pytest.approx(report.loss_decrease)
+        if report.outcome != "not_searched":  # a step that has looked back is drawn as if it had been tried
+            assert (landscape.outcome, landscape.slope) == (report.outcome, report.slope)
+            assert landscape.losses[0] - landscape.tried[-1][1] == pytest.approx(report.loss_decrease)
 
 
 def test_a_landscape_of_a_step_without_search_is_that_of_the_next_with_one(arguments: Any, tmp_path: Path) -> None:

@@ -69,8 +69,10 @@ def test_a_loss_that_breaks(fault: str, optim: str, arguments: Any) -> None:
     trainer = Faulty(model=tiny_bert(), args=args, train_dataset=classification_rows(), callbacks=[watch])
     trainer.factors = {5: factor}
     trainer.train()
-    assert watch.outcomes[5] in outcomes
-    assert watch.moved[5] == (watch.outcomes[5] == "accepted")
+    looks_back = optim == "adam_sls"  # and takes Adam's step where the gradient is zero, as AdamW does
+    finite = outcomes != {"non_finite"}
+    assert watch.outcomes[5] in ({"not_searched"} if looks_back and finite else outcomes)
+    assert watch.moved[5] == (watch.outcomes[5] in ("accepted", "not_searched"))
     assert any(watch.moved[6:])
     skipped = sum(outcome not in ("accepted", "not_searched") for outcome in watch.outcomes)
     assert trainer.line_search_optimizer.counts["skipped_steps"] == skipped
@@ -82,7 +84,7 @@ def test_a_loss_that_breaks(fault: str, optim: str, arguments: Any) -> None:
 def test_trials_that_break_are_rejected(arguments: Any) -> None:
     """A NaN in every trial of one step ends its search; the next one is as ever."""
     watch = Watch()
-    args = arguments(max_steps=8, optim_args="search_rate=inf")
+    args = arguments(max_steps=8, optim_args="look_back=false")
     trainer = Faulty(model=tiny_bert(), args=args, train_dataset=classification_rows(), callbacks=[watch])
     trainer.factors, trainer.only_in_trials = {4: float("nan")}, True
     trainer.train()

@@ -280,7 +280,7 @@ def test_with_an_address_ray_joins_that_cluster(monkeypatch: pytest.MonkeyPatch)
 def test_with_other_rules_it_is_another_run() -> None:
     """As when the settings recommended for an `optim` have changed since."""
     run = read_sweep(SMOKE)[0]
-    assert "Wolfe" in run.rules
+    assert "LookBack" in run.rules
     assert find_result(run, [{**run.identity, "final_loss": 0.1}]) is not None
     assert (
         find_result(run, [{**run.identity, "rules": run.rules.replace("growth=", "growth=9"), "final_loss": 0.1}])

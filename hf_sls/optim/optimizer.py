@@ -196,6 +196,11 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         return self._report
 
     @property
+    def last_trials(self) -> int:
+        """The forward passes of the last step beyond its own: trials, or a look back. It never waits for the device."""
+        return self._report.trials if self._report is not None else 0
+
+    @property
     def last_step_sizes(self) -> list[float]:
         """The step size that each group took in the last step, 0 where it moved nothing. May wait for the device."""
         skipped = self.last_report is not None and self.last_report.outcome == "non_finite"

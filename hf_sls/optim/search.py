@@ -95,6 +95,8 @@ class Move:
 
 
 _NO_LINE = Line(nan, 0.0)
+_VISIBLE = 2.0
+"""How many times the rounding of the loss the decrease along a step has to be for its curvature to show."""
 _NO_LAST_STEP = {"last_step_size": 0.0, "last_slope": 0.0}
 
 
@@ -133,7 +135,7 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
     path = Path(rules.direction, move.parts)
     with Trials(batch, path) as trials:
         if rules.initial_step.looks_back(move.memory["initial_step"]):
-            return _look_back(rules, move, trials, path)
+            return _look_back(rules, move, trials, path, observer)
         checks = check_replay(trials, move.memory["counts"])
         start = _start(rules, move, batch, path)
         if start.outcome is not None:
@@ -162,29 +164,37 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
     return _learn(rules, move, start, result, checks, last)
 
 
-def _look_back(rules: Rules, move: Move, trials: Trials, path: Path) -> SearchReport:
+def _look_back(rules: Rules, move: Move, trials: Trials, path: Path, observer: Observer | None) -> SearchReport:
     """Let the batch look back at the last step, and take the next one at the step size that follows from it."""
-    batch, memory, last_step_size = trials.batch, move.memory["initial_step"], move.memory["last_step_size"]
-    slope_there = path.last_slope() * batch.gradient_scale
-    loss, slope, skipped = to_floats(batch.loss, slope_there, batch.skip)
-    if skipped:
+    batch, memory = trials.batch, move.memory["initial_step"]
+    last_step_size, last_slope = move.memory["last_step_size"], move.memory["last_slope"]
+    loss, slope, skipped = to_floats(batch.loss, path.last_slope() * batch.gradient_scale, batch.skip)
+    if skipped or not isfinite(slope):
         return _cannot_search("non_finite", rules, move, loss)
-    looked = int(last_step_size > 0)
-    if looked:
+    looks = last_step_size > 0 and last_step_size * abs(last_slope) > _VISIBLE * trials.rounding * abs(loss)
+    if looks:
         with path.back(last_step_size):
             decrease = trials.loss_here() - loss
-        seen = LookedBack(last_step_size, move.memory["last_slope"], slope, loss, decrease)
-        memory = rules.initial_step.update(memory, seen)
+    else:
+        decrease = last_step_size * slope  # rounding would hide the curvature: the loss counts as straight
+    if last_step_size > 0:
+        memory = rules.initial_step.update(memory, LookedBack(last_step_size, last_slope, slope, loss, decrease))
     step_size = rules.initial_step.start(memory)
     path.advance(step_size, batch.skip)
     path.confirm(False)
     if not rules.direction.searches_applied:
         path.follow(rules.direction.applied_update, step_size)
     last = _last(move, path, batch, step_size)
+    if observer is not None:
+        with path.excursion():
+            line = rules.criterion.line(loss, last["last_slope"], move.memory["criterion"])
+            result = SearchResult(step_size, trials.loss_at(step_size), 1, "accepted")
+            tried, step = list(trials.tried), move.memory["counts"]["steps"] + 1
+            observer(FinishedSearch(step, loss, last["last_slope"], line, tried, result, trials.loss_at))
     trials.take()
-    cadence = rules.cadence.update(move.memory["cadence"], SearchedElsewhere(looked, True))
+    cadence = rules.cadence.update(move.memory["cadence"], SearchedElsewhere(int(looks), True))
     move.remember({**move.memory, **last, "initial_step": memory, "cadence": cadence}, step_size)
-    return SearchReport("not_searched", move.groups[0]["step_size"], trials=looked, loss=loss)
+    return SearchReport("not_searched", move.groups[0]["step_size"], trials=int(looks), loss=loss)
 
 
 def _last(move: Move, path: Path, batch: Batch, step_size: float) -> Memory:

@@ -73,7 +73,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class FinishedSearch:
-    """A search whose step is not taken yet, for an observer.
+    """A search whose step is not taken yet, or the step of a batch that has looked back (`LookBack`), for an observer.
 
     Attributes:
         step: number of the optimizer step, from 1.

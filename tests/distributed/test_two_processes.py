@@ -218,7 +218,7 @@ def test_ranks_agree_on_uneven_last_batches(results: Results) -> None:
 def test_a_rank_that_breaks_stops_all_and_hangs_none(results: Results) -> None:
     (both,) = results
     assert both["counts"]["steps"] == 6
-    assert both["counts"]["skipped_steps"] == 2
+    assert both["counts"]["skipped_steps"] == 1  # a look back that breaks says nothing, and its step is taken
 
 
 @jobs([train(2, broken="trial")])
