@@ -42,11 +42,11 @@ def landscape(draw: Any) -> Any:
 
 
 def test_with_the_masks_of_the_step_the_losses_are_those_of_the_search(landscape: Any) -> None:
-    report = landscape.report
+    search = landscape.search
     start, _, end, *_ = landscape.repeated
-    assert start == report.loss
-    assert end == pytest.approx(report.loss - report.loss_decrease, abs=1e-5)
-    assert report.loss_decrease > 1e-4
+    assert start == search.loss
+    assert end == pytest.approx(search.result.loss, abs=1e-5)
+    assert search.loss - search.result.loss > 1e-4
 
 
 def test_fresh_masks_give_other_losses(landscape: Any) -> None:

@@ -22,7 +22,8 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
-from hf_sls import RandomState, SearchReport, create_optimizer, plot_run
+from hf_sls import RandomState, create_optimizer, plot_run
+from hf_sls.optim import FinishedSearch
 from hf_sls.plotting import BLACK, BLUE, RED, new_figure, tidy
 
 HERE = Path(__file__).parent
@@ -37,13 +38,13 @@ class Landscape:
     """The loss of one batch as a function of the step size, along the direction of one searched step.
 
     Attributes:
-        report: of the search.
+        search: what the optimizer knew of the step before it took it.
         step_sizes: where the loss was evaluated, from 0.
         repeated: the loss with the dropout masks of the step.
         fresh: several losses for each step size, each with new masks.
     """
 
-    report: SearchReport
+    search: FinishedSearch
     step_sizes: list[float]
     repeated: list[float]
     fresh: list[list[float]]
@@ -53,13 +54,15 @@ class Landscape:
 def look_along(
     model: nn.Module, optimizer: Any, evaluate: Callable[[], Tensor], farthest: float, points: int, draws: int
 ) -> Landscape:
-    """Take a searched step, and evaluate the loss from its start to `farthest` times the step size."""
+    """Take a step of the search, and evaluate the loss from its start to `farthest` times the step size."""
     parameters = list(model.parameters())
     start = [parameter.clone() for parameter in parameters]
     random_state = RandomState.capture()
+    seen: list[FinishedSearch] = []
+    optimizer.observer = seen.append
     optimizer.step(evaluate)
-    report = optimizer.last_report
-    moved = [(parameter - before) / report.step_size for parameter, before in zip(parameters, start)]
+    (search,), optimizer.observer = seen, None
+    moved = [(parameter - before) / search.result.step_size for parameter, before in zip(parameters, start)]
 
     def loss_at(step_size: float) -> float:
         for parameter, before, direction in zip(parameters, start, moved):
@@ -70,10 +73,10 @@ def look_along(
         random_state.restore()
         return loss_at(step_size)
 
-    step_sizes = torch.linspace(0, farthest * report.step_size, points).tolist()
+    step_sizes = torch.linspace(0, farthest * search.result.step_size, points).tolist()
     repeated = [with_masks_of_the_step(step_size) for step_size in step_sizes]
     fresh = [[loss_at(step_size) for _ in range(draws)] for step_size in step_sizes]
-    return Landscape(report, step_sizes, repeated, fresh)
+    return Landscape(search, step_sizes, repeated, fresh)
 
 
 def measure() -> Landscape:
@@ -101,16 +104,16 @@ def measure() -> Landscape:
 
 def draw_armijo(landscape: Landscape, path: Path) -> None:
     """Plot the loss, the decrease that the slope predicts, and the line of acceptance."""
-    report, step_sizes = landscape.report, landscape.step_sizes
+    search, step_sizes = landscape.search, landscape.step_sizes
     axes = new_axes()
-    predicted = [report.loss - report.slope * step_size for step_size in step_sizes]
-    line = [report.loss - C * report.slope * step_size for step_size in step_sizes]
+    predicted = [search.loss - search.slope * step_size for step_size in step_sizes]
+    line = [search.loss - C * search.slope * step_size for step_size in step_sizes]
     accepted = [loss <= highest for loss, highest in zip(landscape.repeated, line)]
     axes.fill_between(step_sizes, landscape.repeated, line, where=accepted, color=BLACK, alpha=0.1, label="accepted")
     axes.plot(step_sizes, landscape.repeated, color=BLACK, linewidth=2, label="loss of the batch")
     axes.plot(step_sizes, line, "--", color=RED, linewidth=1.5, label=f"{C:.0%} of the predicted decrease")
     axes.plot(step_sizes, predicted, ":", color=BLUE, linewidth=2, label="predicted by the slope")
-    axes.plot(report.step_size, report.loss - report.loss_decrease, "o", color=BLACK, label="the step taken")
+    axes.plot(search.result.step_size, search.result.loss, "o", color=BLACK, label="the step taken")
     low, high = min(landscape.repeated), max(landscape.repeated)
     axes.set_ylim(low - 0.4 * (high - low), high + 0.1 * (high - low))
     save(axes, path)
@@ -151,9 +154,11 @@ def main() -> None:
     landscape = measure()
     draw_armijo(landscape, HERE / "armijo.svg")
     draw_dropout(landscape, HERE / "dropout.svg")
-    near = [size <= 2 * landscape.report.step_size for size in landscape.step_sizes]
+    near = [size <= 2 * landscape.search.result.step_size for size in landscape.step_sizes]
     spread = torch.tensor(landscape.fresh)[near].var(dim=1).mean().sqrt()
-    print(f"{landscape.report}\nstandard deviation of a loss with fresh masks, up to twice the step: {spread:.4f}")
+    print(
+        f"{landscape.search.result}\nstandard deviation of a loss with fresh masks, up to twice the step: {spread:.4f}"
+    )
 
 
 if __name__ == "__main__":
