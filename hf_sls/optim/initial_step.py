@@ -181,6 +181,7 @@ class LookBack(InitialStep):
     search finds how far Armijo's condition lets it go, from `init_step_size` down, and the step is `1 - momentum` of
     that: all the repetitions together go as far as the first batch allows.
 
+    A batch can look back only at a step that was searched or looked back itself, so use it with a cadence of every step.
     It fails where the first step is far too long, as the search never shortens it; where it is far too short and the
     batches hardly agree, as the search then ends near its start; and where a loss starts near zero and can fall far
     below, as that of a policy gradient: the last condition is a part of the loss.
