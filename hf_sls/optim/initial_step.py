@@ -161,7 +161,7 @@ class LookBack(InitialStep):
     a new batch agrees with. It hardly depends on the step size, and `h / s_k` has little noise. So both are averaged
     over all batches of the search. The averaged parabola is at its least at `mean(x) / mean(h / s)`. How much of x is
     signal and not chance is the *certainty* r, for which a signal of 0 counts as one more batch. It shrinks the step,
-    as noise shrinks the best step of stochastic gradient descent (Schaul et al. 2013, equation 6), and says how far to
+    as noise shrinks the best step of stochastic gradient descent (Schaul et al. 2013), and says how far to
     go at once::
 
         r     = (mean(x)^2 - variance of mean(x)) / mean(x^2)      between 0 and 1
@@ -181,7 +181,7 @@ class LookBack(InitialStep):
     search finds how far Armijo's condition lets it go, from `init_step_size` down, and the step is `1 - momentum` of
     that: all the repetitions together go as far as the first batch allows.
 
-    A batch can look back only at a step that was searched or looked back itself, so use it with a cadence of every step.
+    A batch can look back only at a step that was searched or looked back itself, so use a cadence of every step.
     It fails where the first step is far too long, as the search never shortens it; where it is far too short and the
     batches hardly agree, as the search then ends near its start; and where a loss starts near zero and can fall far
     below, as that of a policy gradient: the last condition is a part of the loss.
@@ -196,10 +196,10 @@ class LookBack(InitialStep):
         momentum: how much of the last update is left in the next, in [0, 1): `beta_1` of Adam.
 
     References:
-        T. Schaul, S. Zhang, Y. LeCun, No more pesky learning rates, ICML 2013, arXiv 1206.1106. The parabola of another
-        batch than that of the step: M. Mutschler, A. Zell, arXiv 2010.00921. The slope of the next batch along the
-        last update is the hypergradient of Baydin et al., arXiv 1703.04782. docs/results/one-default.md has the
-        evidence for the values.
+        T. Schaul, S. Zhang, Y. LeCun, No more pesky learning rates, ICML 2013, arXiv 1206.1106. A line search on the
+        loss of many batches: M. Mutschler, A. Zell, A straightforward line search approach on the expected empirical
+        loss for stochastic deep learning problems, 2020. The slope of the next batch along the last update is the
+        hypergradient of Baydin et al., arXiv 1703.04782. docs/results/one-default.md has the evidence for the values.
     """
 
     init_step_size: float = 1e-2
