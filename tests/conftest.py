@@ -190,13 +190,13 @@ def write_language_model(path: Path) -> Path:
     set_seed(0)
     config = LlamaConfig(
         vocab_size=len(fast),
-        hidden_size=16,
-        intermediate_size=32,
+        hidden_size=64,  # each layer has a multiple of 32 outputs, as bitsandbytes needs on some CPUs
+        intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
         tie_word_embeddings=True,
-        initializer_range=0.2,  # rows of about unit length, as in a trained model
+        initializer_range=0.1,  # rows of about unit length, as in a trained model
         bos_token_id=None,
         eos_token_id=fast.eos_token_id,
         pad_token_id=fast.pad_token_id,
