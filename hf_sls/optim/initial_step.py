@@ -269,7 +269,9 @@ class LookBack(InitialStep):
             return 0.0, 0.0
         shrunk = count / (count + 1) * signal
         certainty = max(shrunk * signal - (squares - shrunk * signal) / count, 0.0) / squares
-        return certainty, certainty * signal / curvature if curvature > 0 else inf if certainty else 0.0
+        if certainty > 0 and curvature <= 0:
+            return certainty, inf
+        return certainty, certainty * signal / curvature if certainty > 0 else 0.0
 
 
 def _clipped(ratio: float) -> float:

@@ -150,9 +150,7 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
             whole, result = result, look(step_size=part * result.step_size)
             result = replace(result, trials=whole.trials + result.trials, accepted_before=1)
         if observer is not None:
-            step, tried = move.memory["counts"]["steps"] + 1, list(trials.tried)
-            with path.excursion():
-                observer(FinishedSearch(step, start.loss, start.slope, start.line, tried, result, trials.loss_at))
+            _show(observer, move, path, trials, start.loss, start.slope, start.line, result)
         if not move.memory["has_found_a_step"]:
             checks += check_slope(trials, start.loss, start.slope, result)
         if result.outcome == "accepted":
@@ -171,7 +169,7 @@ def _look_back(rules: Rules, move: Move, trials: Trials, path: Path, observer: O
     loss, slope, skipped = to_floats(batch.loss, path.last_slope() * batch.gradient_scale, batch.skip)
     if skipped or not isfinite(slope):
         return _cannot_search("non_finite", rules, move, loss)
-    looks = last_step_size > 0 and last_step_size * abs(last_slope) > _VISIBLE * trials.rounding * abs(loss)
+    looks = last_step_size * abs(last_slope) > _VISIBLE * trials.rounding * abs(loss)
     if looks:
         with path.back(last_step_size):
             decrease = trials.loss_here() - loss
@@ -186,15 +184,29 @@ def _look_back(rules: Rules, move: Move, trials: Trials, path: Path, observer: O
         path.follow(rules.direction.applied_update, step_size)
     last = _last(move, path, batch, step_size)
     if observer is not None:
-        with path.excursion():
-            line = rules.criterion.line(loss, last["last_slope"], move.memory["criterion"])
-            result = SearchResult(step_size, trials.loss_at(step_size), 1, "accepted")
-            tried, step = list(trials.tried), move.memory["counts"]["steps"] + 1
-            observer(FinishedSearch(step, loss, last["last_slope"], line, tried, result, trials.loss_at))
+        line = rules.criterion.line(loss, last["last_slope"], move.memory["criterion"])
+        result = SearchResult(step_size, trials.loss_at(step_size), 1, "accepted")
+        _show(observer, move, path, trials, loss, last["last_slope"], line, result)
     trials.take()
     cadence = rules.cadence.update(move.memory["cadence"], SearchedElsewhere(int(looks), True))
     move.remember({**move.memory, **last, "initial_step": memory, "cadence": cadence}, step_size)
     return SearchReport("not_searched", move.groups[0]["step_size"], trials=int(looks), loss=loss)
+
+
+def _show(
+    observer: Observer,
+    move: Move,
+    path: Path,
+    trials: Trials,
+    loss: float,
+    slope: float,
+    line: Line,
+    result: SearchResult,
+) -> None:
+    """Show a step to the observer before it is taken; its evaluations leave no trace."""
+    step, tried = move.memory["counts"]["steps"] + 1, list(trials.tried)
+    with path.excursion():
+        observer(FinishedSearch(step, loss, slope, line, tried, result, trials.loss_at))
 
 
 def _last(move: Move, path: Path, batch: Batch, step_size: float) -> Memory:

@@ -14,8 +14,10 @@ from .search import Memory, Rules
 from .watch import Watch
 
 _OWN_KEYS = ("params", "lr", "weight_decay", "step_size", "line_search")
-_STEPS = ("step_size", "lr", "largest_lr", "last_step_size", "weight_decay")
-_NOT_NEGATIVE = (*_STEPS, "slow", "fast", "squares", "least_variance", "Q")
+_NOT_NEGATIVE = (
+    *("step_size", "last_step_size", "lr", "largest_lr", "weight_decay"),
+    *("slow", "fast", "squares", "least_variance", "Q"),
+)
 _NOT_NEGATIVE_MOMENTS = ("step", "exp_avg_sq", "max_exp_avg_sq", "sum")
 _EVENTS = ("steps", "searches", "accepted", "trials", "checks", "backtracks", "skipped_steps")
 """What is counted. The sums beside the counts may be negative: a loss may rise within the tolerance of a criterion."""
