@@ -265,7 +265,7 @@ class LookBack(InitialStep):
     def _best(means: Memory, count: int) -> tuple[float, float]:
         """Return the certainty r of the signal, and the step size eta* that it leads to."""
         signal, squares, curvature = means["signal"], means["squares"], means["curvature"]
-        if signal <= 0:
+        if signal <= 0 or squares == 0:  # the square of a tiny signal is rounded to 0
             return 0.0, 0.0
         shrunk = count / (count + 1) * signal
         certainty = max(shrunk * signal - (squares - shrunk * signal) / count, 0.0) / squares

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import ttest_ind_from_stats
 
@@ -286,6 +286,7 @@ def test_where_all_batches_agree_the_step_grows_to_the_minimum_of_the_parabola(
     assert rule.update(memory, Worsened(0.25))["step_size"] == memory["step_size"] / 4
 
 
+@example(seen=[(-1e-200, 0.0), (1e-200, 0.0)], own=1.0)
 @given(
     seen=st.lists(st.tuples(st.floats(-3.0, 3.0), st.floats(-2.0, 2.0)), min_size=2, max_size=12),
     own=st.floats(1e-3, 1e3),
@@ -305,7 +306,8 @@ def test_the_step_grows_by_the_certainty_of_the_signal_to_the_minimum_it_allows(
         starts = np.array([0.0, *slopes[:k, 0].clip(-1, 1)])
         ends = (slopes[:k, 0] - slopes[:k, 1] * steps[:k]).clip(-1, 1)
         mean, curvature = starts.mean(), ((starts[1:] - ends) / steps[:k]).mean()
-        certainty = max(mean**2 - starts.var(ddof=1) / (k + 1), 0.0) / (starts**2).mean() if mean > 0 else 0.0
+        counts = mean > 0 and (starts**2).any()
+        certainty = max(mean**2 - starts.var(ddof=1) / (k + 1), 0.0) / (starts**2).mean() if counts else 0.0
         minimum = certainty * starts[1:].mean() / curvature if curvature > 0 else math.inf
         longer = min(minimum, steps[k - 1] * 1.6**certainty)
         assert steps[k] == pytest.approx(max(steps[k - 1], longer), rel=1e-6)
