@@ -160,9 +160,11 @@ def of_experiments(path: Path, task: str, **where: Any) -> list[Run]:
 
 
 def of_sweep(folder: str, task: str) -> list[Run]:
-    """Return the runs of a task in a sweep of glue_scripts/sweep.py."""
+    """Return the runs of a task in a sweep of glue_scripts/sweep.py; times only of machines on which AdamW has run."""
+    rows = rows_of(RESULTS / folder / "results.jsonl")
+    timed = {row["device"] for row in rows if row["settings"].get("optim") == "adamw_torch_fused"}
     runs = []
-    for row in rows_of(RESULTS / folder / "results.jsonl"):
+    for row in rows:
         settings = row["settings"]
         optim = row["peer"] or settings.get("optim", "adam_sls")
         optimizer = _optimizer(optim, settings.get("lr_scheduler_type", "linear"), settings.get("optim_args"))
@@ -177,7 +179,7 @@ def of_sweep(folder: str, task: str) -> list[Run]:
                 row["scores"]["eval_loss"],
                 row["score"],
                 row["forward_passes"] / len(row["losses"]),
-                None if row["resumed"] else row["training_seconds"],
+                row["training_seconds"] if row["device"] in timed and not row["resumed"] else None,
                 None,
                 row["device"].split(",")[0],
             )

@@ -195,7 +195,8 @@ def sweep_table(name: str) -> str:
     table = overall(by_optimizer(table_of_runs(read_results(RESULTS / name))))
     table = table[["final loss", "score", "passes", "time"]].reset_index()
     table.columns = pd.Index(["optimizer", "training loss", "accuracy", "forward passes per step", "time"])
-    return table.to_markdown(index=False, floatfmt=("", ".3f", ".3f", ".2f", ".2f"))
+    table = table.astype(object).where(table.notna(), None)
+    return table.to_markdown(index=False, floatfmt=("", ".3f", ".3f", ".2f", ".2f"), missingval="not measured")
 
 
 def benchmark(path: Path) -> tuple[str, dict[str, Any]]:
