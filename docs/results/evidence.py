@@ -21,6 +21,7 @@ from scipy.stats import gmean
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "glue_scripts"))
 
+from report import table_of_runs
 from results import read_results
 
 from hf_sls.plotting import BLACK, RED, add_legend, new_figure, tidy
@@ -45,7 +46,8 @@ class Run:
         loss: evaluation loss after the last step; NaN if it was not finite.
         score: accuracy on the evaluation rows, in [0, 1]; `None` for a language model.
         passes: forward passes per step.
-        seconds: of the whole run, comparable within a task; `None` where the machine did other work.
+        time: of the whole run, in seconds or over AdamW's on the same device; comparable within a task; `None` or NaN
+            where the machine did other work.
         memory: peak memory in MiB; `None` where it was not measured.
         device: where it ran.
     """
@@ -57,7 +59,7 @@ class Run:
     loss: float
     score: float | None
     passes: float
-    seconds: float | None
+    time: float | None
     memory: float | None
     device: str
 
@@ -98,7 +100,7 @@ class Case:
             loss=("loss", lambda values: gmean(values, nan_policy="propagate")),
             score=("score", "mean"),
             passes=("passes", "mean"),
-            seconds=("seconds", "mean"),
+            time=("time", "mean"),
             memory=("memory", "mean"),
             device=("device", "first"),
         )
@@ -160,11 +162,11 @@ def of_experiments(path: Path, task: str, **where: Any) -> list[Run]:
 
 
 def of_sweep(folder: str, task: str) -> list[Run]:
-    """Return the runs of a task in a sweep of glue_scripts/sweep.py; times only of machines on which AdamW has run."""
+    """Return the runs of a task in a sweep of glue_scripts/sweep.py; their times are over AdamW's."""
     rows = rows_of(RESULTS / folder / "results.jsonl")
-    timed = {row["device"] for row in rows if row["settings"].get("optim") == "adamw_torch_fused"}
+    times = table_of_runs(rows)["time"]  # by the number of the row
     runs = []
-    for row in rows:
+    for number, row in enumerate(rows):
         settings = row["settings"]
         optim = row["peer"] or settings.get("optim", "adam_sls")
         optimizer = _optimizer(optim, settings.get("lr_scheduler_type", "linear"), settings.get("optim_args"))
@@ -179,7 +181,7 @@ def of_sweep(folder: str, task: str) -> list[Run]:
                 row["scores"]["eval_loss"],
                 row["score"],
                 row["forward_passes"] / len(row["losses"]),
-                row["training_seconds"] if row["device"] in timed and not row["resumed"] else None,
+                times.get(number),
                 None,
                 row["device"].split(",")[0],
             )

@@ -149,7 +149,7 @@ def price() -> str:
         if passes.empty:
             continue
         ratio = {}
-        for measure in ("seconds", "memory"):
+        for measure in ("time", "memory"):
             ours, adamw = case.of(SLS, measure), case.of(ADAMW, measure)
             ratio[measure] = ours.iloc[0] / adamw.mean() if len(ours) and len(adamw) else None
         rows.append(
@@ -157,7 +157,7 @@ def price() -> str:
                 "task": case.task,
                 "run": f"{run_of(case)}, {case.measured['device'].iloc[0]}",
                 "forward passes per step": cell(passes.iloc[0], ".2f"),
-                "time": "not measured" if ratio["seconds"] is None else f"{ratio['seconds']:.1f}",
+                "time": "not measured" if ratio["time"] is None else f"{ratio['time']:.1f}",
                 "peak memory": "not measured" if ratio["memory"] is None else f"{ratio['memory']:.2f}",
             }
         )
