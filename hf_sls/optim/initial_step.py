@@ -162,15 +162,15 @@ class LookBack(InitialStep):
     over all batches of the search. The averaged parabola is at its least at `mean(x) / mean(h / s)`. How much of x is
     signal and not chance is the *certainty* r, for which a signal of 0 counts as one more batch. It shrinks the step,
     as noise shrinks the best step of stochastic gradient descent (Schaul et al. 2013), and says how far to
-    go at once::
+    go at once, up or down::
 
         r     = (mean(x)^2 - variance of mean(x)) / mean(x^2)      between 0 and 1
         eta*  = r mean(x) / mean(h / s)
-        eta  := min(eta*, eta growth^r)                            where that is longer
+        eta  := eta*, but at least eta / growth^r and at most eta growth^r
 
     The step size is settled, and held for the rest of the run,
 
-    - once `batches` of them have looked back, as soon as it has reached `eta*`;
+    - once `batches` of them have looked back;
     - by a step from which the signal predicts that a large part, `enough_decrease`, of the loss goes: as a loss nears
       zero its slope keeps its sign at any step size.
 
@@ -182,15 +182,15 @@ class LookBack(InitialStep):
     that: all the repetitions together go as far as the first batch allows.
 
     A batch can look back only at a step that was searched or looked back itself, so use a cadence of every step.
-    It fails where the first step is far too long, as the search never shortens it; where it is far too short and the
-    batches hardly agree, as the search then ends near its start; and where a loss starts near zero and can fall far
+    It fails where the first step is far too long or short and the batches hardly agree, as the search then ends near
+    its start; where a few steps that are too long ruin the model; and where a loss starts near zero and can fall far
     below, as that of a policy gradient: the last condition is a part of the loss.
 
     Args:
         init_step_size: where the first search starts (eta_0), positive. 1e-2 suits directions whose elements are about
             one, and a momentum of 0.9 then makes the first step 1e-3 at most, the default of `torch.optim.Adam`.
-        growth: the largest factor from one step to the next, above 1.
-        batches: how many have to look back before they find a step long enough, at least 1.
+        growth: the largest factor from one step to the next, up or down, above 1.
+        batches: how many look back at most, at least 1.
         enough_decrease: the predicted decrease of a step that is long enough, as a fraction of the loss, positive. At 1
             it is Polyak's step for a loss that can reach zero, at 2 the minimum of a parabola that touches zero.
         momentum: how much of the last update is left in the next, in [0, 1): `beta_1` of Adam.
@@ -253,12 +253,10 @@ class LookBack(InitialStep):
         seen = {"signal": signal, "squares": signal * signal, "curvature": (signal - end) / event.step_size}
         means = {name: memory[name] + (value - memory[name]) / count for name, value in seen.items()}
         certainty, best = self._best(means, count)
-        before = memory["step_size"]
-        longest = before * self.growth**certainty
-        step_size = max(before, min(best, longest))
+        before, stride = memory["step_size"], self.growth**certainty
+        step_size = min(max(best, before / stride), before * stride)
         predicted = step_size * max(means["signal"], 0.0) * own
-        is_long = count >= self.batches and best <= longest
-        settled = is_long or (count > 1 and predicted >= self.enough_decrease * abs(event.loss))
+        settled = count >= self.batches or (count > 1 and predicted >= self.enough_decrease * abs(event.loss))
         return {**memory, **means, "batches": count, "step_size": step_size, "settled": settled}
 
     @staticmethod

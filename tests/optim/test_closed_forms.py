@@ -262,7 +262,7 @@ def looked_back(step_size: float, signal: float, curvature: float, own: float = 
 
 
 @given(curvature=curvatures, signal=st.floats(0.01, 1.0), start=st.floats(0.01, 2.0))
-def test_where_all_batches_agree_the_step_grows_to_the_minimum_of_the_parabola(
+def test_where_all_batches_agree_the_step_goes_to_the_minimum_of_the_parabola(
     curvature: float, signal: float, start: float
 ) -> None:
     """Of n batches alike, the one of no signal leaves `(n - 1) / n` of the certainty.
@@ -275,12 +275,12 @@ def test_where_all_batches_agree_the_step_grows_to_the_minimum_of_the_parabola(
         before = memory["step_size"]
         memory = rule.update(memory, looked_back(before, signal, curvature))
         certainty = (n - 1) / n
-        expected = max(before, min(certainty * minimum, before * 1.6**certainty))
+        expected = min(max(certainty * minimum, before / 1.6**certainty), before * 1.6**certainty)
         assert memory["step_size"] == pytest.approx(expected, rel=1e-6)
         assert not rule.settled(memory)
     memory = rule.update(memory, looked_back(memory["step_size"], signal, curvature))
     assert rule.settled(memory)
-    assert memory["step_size"] == pytest.approx(max(start, 1.0) * minimum, rel=0.03)
+    assert memory["step_size"] == pytest.approx(minimum, rel=0.03)
     for event in (looked_back(1.0, 1.0, 0.0), searched(1.0), NotSearched()):
         assert rule.update(memory, event) == memory
     assert rule.update(memory, Worsened(0.25))["step_size"] == memory["step_size"] / 4
@@ -291,7 +291,7 @@ def test_where_all_batches_agree_the_step_grows_to_the_minimum_of_the_parabola(
     seen=st.lists(st.tuples(st.floats(-3.0, 3.0), st.floats(-2.0, 2.0)), min_size=2, max_size=12),
     own=st.floats(1e-3, 1e3),
 )
-def test_the_step_grows_by_the_certainty_of_the_signal_to_the_minimum_it_allows(
+def test_the_step_goes_by_the_certainty_of_the_signal_to_the_minimum_it_allows(
     seen: list[tuple[float, float]], own: float
 ) -> None:
     """The docstring's formulas, from all batches at once; the unbiased variance of a mean is numpy's."""
@@ -309,8 +309,8 @@ def test_the_step_grows_by_the_certainty_of_the_signal_to_the_minimum_it_allows(
         counts = mean > 0 and (starts**2).any()
         certainty = max(mean**2 - starts.var(ddof=1) / (k + 1), 0.0) / (starts**2).mean() if counts else 0.0
         minimum = certainty * starts[1:].mean() / curvature if curvature > 0 else math.inf
-        longer = min(minimum, steps[k - 1] * 1.6**certainty)
-        assert steps[k] == pytest.approx(max(steps[k - 1], longer), rel=1e-6)
+        stride = 1.6**certainty
+        assert steps[k] == pytest.approx(min(max(minimum, steps[k - 1] / stride), steps[k - 1] * stride), rel=1e-6)
     assert not rule.settled(memory)
 
 
