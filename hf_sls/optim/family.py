@@ -151,7 +151,7 @@ class AdamSLS(_Named):
 
     Each step is Adam's, `w - eta * m^ / (sqrt(v^) + eps)`. The first search finds the largest tried eta that satisfies
     the Armijo condition along the searched direction `p`, `f(w + eta p) <= f(w) - c * eta * <g, -p>`. Then each batch
-    looks back at the last step, and eta grows to the minimum of the parabola that they see.
+    looks back at the last step, and eta goes to the minimum of the parabola that they see.
 
     `look_back=False` searches every step of the run, each from a little above the last step, as ADAMSLS does (Kenneweg
     et al. 2023, arXiv 2403.18506); `create_optimizer("adam_sls", params, preset="published")` has all of its values.
@@ -167,7 +167,7 @@ class AdamSLS(_Named):
             `-g / (sqrt(v^) + eps)`, and applies the step size found along Adam's direction (arXiv 2403.18506).
         smoothing: weight of the past in the criterion (`Smoothed`), in [0, 1); 0 is Armijo. Not used with `look_back`.
         shrink: factor of a rejected step (beta), in (0, 1).
-        growth: with `look_back`, the largest factor from one step to the next, above 1; else that from one search to
+        growth: with `look_back`, the largest factor from one step to the next, up or down, above 1; else that from one search to
             the next (gamma^(1/n)), at least 1.
         look_back: whether to find the step size at the start of the run and keep it. A `Watch` shortens it if the run
             gets worse. The criterion is then Armijo's with the rounding of bfloat16 as its tolerance. `search_rate=inf`
