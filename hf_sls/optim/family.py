@@ -158,8 +158,8 @@ class AdamSLS(_Named):
 
     Args:
         params: parameters, named parameters or parameter groups.
-        init_step_size: where the first search starts (eta_0), positive; with `look_back` the first step is `1 - beta_1`
-            of the one that it finds.
+        init_step_size: where the first search starts (eta_0), positive; with `look_back` the first step is
+            `(1 - beta_1)^1.5` of the one that it finds.
         c: sufficient decrease, in (0, 1); larger takes smaller steps.
         betas: decay rates of Adam's moments, each in [0, 1).
         eps: added to Adam's denominator.

@@ -148,7 +148,7 @@ class Polyak(InitialStep):
 
 @dataclass(frozen=True)
 class LookBack(InitialStep):
-    r"""Grow the step to where the loss of the *next* batches is least along it, then keep it.
+    r"""Take the step to where the loss of the *next* batches is least along it, then keep it.
 
     The batch of a step is a poor judge of it: its gradient is mostly its own noise, and along that its own loss falls
     where no other falls. So the next batch looks back. Along the update u_k of the last step, of size eta_k, it knows
@@ -159,27 +159,30 @@ class LookBack(InitialStep):
 
     With s_k the slope that the batch of the step saw itself, the *signal* `x = F / s_k` is the part of the slope that
     a new batch agrees with. It hardly depends on the step size, and `h / s_k` has little noise. So both are averaged
-    over all batches of the search. The averaged parabola is at its least at `mean(x) / mean(h / s)`. How much of x is
+    over all batches of the search. The curvature along short steps may be larger than along long ones, or smaller. So
+    its mean is compared with its least-squares fit, which is a mean weighted by eta^2, and the larger one counts as H.
+    The averaged parabola is at its least at `mean(x) / H`. How much of x is
     signal and not chance is the *certainty* r, for which a signal of 0 counts as one more batch. It shrinks the step,
     as noise shrinks the best step of stochastic gradient descent (Schaul et al. 2013), and says how far to
     go at once, up or down::
 
         r     = (mean(x)^2 - variance of mean(x)) / mean(x^2)      between 0 and 1
-        eta*  = r mean(x) / mean(h / s)
+        eta*  = r mean(x) / H            H = max(mean(h / s), mean(eta^2 h / s) / mean(eta^2))
         eta  := eta*, but at least eta / growth^r and at most eta growth^r
 
     The step size is settled, and held for the rest of the run,
 
-    - once `batches` of them have looked back;
+    - once `batches` of them have looked back, as soon as `eta*` asks for no longer one;
     - by a step from which the signal predicts that a large part, `enough_decrease`, of the loss goes: as a loss nears
       zero its slope keeps its sign at any step size.
 
     A schedule may scale it from then on. Until then every step is taken whole while a schedule warms up, so the search
     is a warm-up as well.
 
-    The momentum repeats the first gradient in the steps that follow, `1 / (1 - momentum)` times in all. So the first
-    search finds how far Armijo's condition lets it go, from `init_step_size` down, and the step is `1 - momentum` of
-    that: all the repetitions together go as far as the first batch allows.
+    The first search finds how far Armijo's condition lets the first batch go, from `init_step_size` down, and the
+    step is `(1 - momentum)^1.5` of that. The momentum repeats the first gradient `1 / (1 - momentum)` times, and all
+    the repetitions together should go no farther. And the first update of Adam is longer than later ones, which are a
+    mean of about `1 / (1 - momentum)` gradients: where these are noise, by the square root of that number.
 
     A batch can look back only at a step that was searched or looked back itself, so use a cadence of every step.
     It fails where the first step is far too long or short and the batches hardly agree, as the search then ends near
@@ -188,9 +191,9 @@ class LookBack(InitialStep):
 
     Args:
         init_step_size: where the first search starts (eta_0), positive. 1e-2 suits directions whose elements are about
-            one, and a momentum of 0.9 then makes the first step 1e-3 at most, the default of `torch.optim.Adam`.
+            one, and a momentum of 0.9 then makes the first step 3.2e-4 at most.
         growth: the largest factor from one step to the next, up or down, above 1.
-        batches: how many look back at most, at least 1.
+        batches: how many have to look back before they find a step long enough, at least 1.
         enough_decrease: the predicted decrease of a step that is long enough, as a fraction of the loss, positive. At 1
             it is Polyak's step for a loss that can reach zero, at 2 the minimum of a parabola that touches zero.
         momentum: how much of the last update is left in the next, in [0, 1): `beta_1` of Adam.
@@ -218,7 +221,7 @@ class LookBack(InitialStep):
         check_range("momentum", self.momentum, low=0.0, high=1.0, include_high=False)
 
     def new_memory(self) -> Memory:
-        averages = {"signal": 0.0, "squares": 0.0, "curvature": 0.0}
+        averages = {"signal": 0.0, "squares": 0.0, "curvature": 0.0, "bend": 0.0, "step_squares": 0.0}
         return {"step_size": 0.0, "found": False, "settled": False, "batches": 0, **averages}
 
     def start(self, memory: Memory, loss: float = nan, slope: float = nan) -> float:
@@ -227,7 +230,7 @@ class LookBack(InitialStep):
         return 0.0 if isnan(slope) else self.init_step_size
 
     def part_taken(self, memory: Memory) -> float:
-        return 1.0 if memory["found"] else 1 - self.momentum
+        return 1.0 if memory["found"] else (1 - self.momentum) ** 1.5
 
     def looks_back(self, memory: Memory) -> bool:
         return bool(memory["found"] and not memory["settled"])
@@ -250,21 +253,29 @@ class LookBack(InitialStep):
         own, count = abs(event.own_slope), int(memory["batches"]) + 1
         end = _clipped(event.slope / own)
         signal = _clipped((2 * event.decrease / event.step_size - event.slope) / own)
-        seen = {"signal": signal, "squares": signal * signal, "curvature": (signal - end) / event.step_size}
+        seen = {
+            "signal": signal,
+            "squares": signal * signal,
+            "curvature": (signal - end) / event.step_size,
+            "bend": (signal - end) * event.step_size,
+            "step_squares": event.step_size * event.step_size,
+        }
         means = {name: memory[name] + (value - memory[name]) / count for name, value in seen.items()}
         certainty, best = self._best(means, count)
         before, stride = memory["step_size"], self.growth**certainty
         step_size = min(max(best, before / stride), before * stride)
         predicted = step_size * max(means["signal"], 0.0) * own
-        settled = count >= self.batches or (count > 1 and predicted >= self.enough_decrease * abs(event.loss))
+        is_there = count >= self.batches and best <= before * stride
+        settled = is_there or (count > 1 and predicted >= self.enough_decrease * abs(event.loss))
         return {**memory, **means, "batches": count, "step_size": step_size, "settled": settled}
 
     @staticmethod
     def _best(means: Memory, count: int) -> tuple[float, float]:
         """Return the certainty r of the signal, and the step size eta* that it leads to."""
-        signal, squares, curvature = means["signal"], means["squares"], means["curvature"]
-        if signal <= 0 or squares == 0:  # the square of a tiny signal is rounded to 0
+        signal, squares, step_squares = means["signal"], means["squares"], means["step_squares"]
+        if signal <= 0 or squares == 0 or step_squares == 0:  # the square of a tiny number is rounded to 0
             return 0.0, 0.0
+        curvature = max(means["curvature"], means["bend"] / step_squares)
         shrunk = count / (count + 1) * signal
         certainty = max(shrunk * signal - (squares - shrunk * signal) / count, 0.0) / squares
         if certainty > 0 and curvature <= 0:
