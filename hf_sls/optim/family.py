@@ -167,8 +167,8 @@ class AdamSLS(_Named):
             `-g / (sqrt(v^) + eps)`, and applies the step size found along Adam's direction (arXiv 2403.18506).
         smoothing: weight of the past in the criterion (`Smoothed`), in [0, 1); 0 is Armijo. Not used with `look_back`.
         shrink: factor of a rejected step (beta), in (0, 1).
-        growth: with `look_back`, the largest factor from one step to the next, up or down, above 1; else that from one search to
-            the next (gamma^(1/n)), at least 1.
+        growth: with `look_back`, the largest factor from one step to the next, up or down, above 1; else that from one
+            search to the next (gamma^(1/n)), at least 1.
         look_back: whether to find the step size at the start of the run and keep it. A `Watch` shortens it if the run
             gets worse. The criterion is then Armijo's with the rounding of bfloat16 as its tolerance. `search_rate=inf`
             searches the steps that follow too; any other rate has no effect.

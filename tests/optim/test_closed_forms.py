@@ -447,9 +447,7 @@ def test_steps_are_whole_until_the_step_size_is_settled_and_a_fraction_of_it_aft
 
 @pytest.mark.parametrize("beta1", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize("init_step_size", [1e-3, 1e-2, 1.0])
-def test_the_first_step_is_the_part_of_armijos_that_the_momentum_repeats(
-    beta1: float, init_step_size: float
-) -> None:
+def test_the_first_step_is_the_part_of_armijos_that_the_momentum_repeats(beta1: float, init_step_size: float) -> None:
     """Brute force finds how far the first batch may go; `(1 - beta_1)^1.5` of that is taken."""
     generator = torch.Generator().manual_seed(0)
     start, targets = 0.01 * torch.randn(2, 100, generator=generator, dtype=torch.float64)
