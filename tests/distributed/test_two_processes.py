@@ -125,7 +125,7 @@ def test_shards_take_the_steps_of_whole_parameters(results: Results) -> None:
     """Plain PyTorch; a trial that saw gathered parameters of before its step would take others."""
     alone, both = results
     assert both["losses"] == pytest.approx(alone["losses"], rel=1e-5)
-    assert both["step_sizes"] == pytest.approx(alone["step_sizes"], rel=1e-4)
+    assert both["step_sizes"] == pytest.approx(alone["step_sizes"], rel=1e-3)
     assert both["counts"]["trials"] == alone["counts"]["trials"] >= 5
 
 
@@ -134,7 +134,7 @@ def test_ranks_agree_in_the_plainest_loop(results: Results) -> None:
     """`optimizer.step(closure)` under DDP, of a closure that knows its own rows only."""
     alone, both = results
     assert both["losses"] == pytest.approx(alone["losses"], rel=1e-5)
-    assert both["step_sizes"] == pytest.approx(alone["step_sizes"], rel=1e-4)
+    assert both["step_sizes"] == pytest.approx(alone["step_sizes"], rel=1e-3)
     assert both["counts"]["trials"] == alone["counts"]["trials"] >= 5
 
 
@@ -164,7 +164,7 @@ def test_a_state_moves_between_two_processes_and_one(results: Results) -> None:
     """FSDP2 on two, whole parameters on one, through torch's state-dict APIs."""
     unbroken, first, second = results
     assert first["losses"] + second["losses"] == pytest.approx(unbroken["losses"], rel=1e-5)
-    assert first["step_sizes"] + second["step_sizes"] == pytest.approx(unbroken["step_sizes"], rel=1e-4)
+    assert first["step_sizes"] + second["step_sizes"] == pytest.approx(unbroken["step_sizes"], rel=1e-3)
     assert second["counts"]["trials"] == unbroken["counts"]["trials"]
 
 
