@@ -172,7 +172,7 @@ class LookBack(InitialStep):
 
     The step size is settled, and held for the rest of the run,
 
-    - once `batches` of them have looked back, as soon as `eta*` asks for no longer one;
+    - once `batches` of them have looked back;
     - by a step from which the signal predicts that a large part, `enough_decrease`, of the loss goes: as a loss nears
       zero its slope keeps its sign at any step size.
 
@@ -193,7 +193,7 @@ class LookBack(InitialStep):
         init_step_size: where the first search starts (eta_0), positive. 1e-2 suits directions whose elements are about
             one, and a momentum of 0.9 then makes the first step 3.2e-4 at most.
         growth: the largest factor from one step to the next, up or down, above 1.
-        batches: how many have to look back before they find a step long enough, at least 1.
+        batches: how many look back at most, at least 1.
         enough_decrease: the predicted decrease of a step that is long enough, as a fraction of the loss, positive. At 1
             it is Polyak's step for a loss that can reach zero, at 2 the minimum of a parabola that touches zero.
         momentum: how much of the last update is left in the next, in [0, 1): `beta_1` of Adam.
@@ -265,8 +265,7 @@ class LookBack(InitialStep):
         before, stride = memory["step_size"], self.growth**certainty
         step_size = min(max(best, before / stride), before * stride)
         predicted = step_size * max(means["signal"], 0.0) * own
-        is_there = count >= self.batches and best <= before * stride
-        settled = is_there or (count > 1 and predicted >= self.enough_decrease * abs(event.loss))
+        settled = count >= self.batches or (count > 1 and predicted >= self.enough_decrease * abs(event.loss))
         return {**memory, **means, "batches": count, "step_size": step_size, "settled": settled}
 
     @staticmethod

@@ -47,7 +47,7 @@ def test_training_reduces_the_loss(member: str, dtype: torch.dtype) -> None:
     optimizer = MEMBERS[member](model.parameters())
     (whole,) = model.closures(1, batch=64)
     before = float(whole())
-    for closure in model.closures(60):
+    for closure in model.closures(90):
         optimizer.step(closure)
     assert float(whole()) < 0.8 * before
 
