@@ -161,10 +161,9 @@ class LookBack(InitialStep):
     a new batch agrees with. It hardly depends on the step size, and `h / s_k` has little noise. So both are averaged
     over all batches of the search. The curvature along short steps may be larger than along long ones, or smaller. So
     its mean is compared with its least-squares fit, which is a mean weighted by eta^2, and the larger one counts as H.
-    The averaged parabola is at its least at `mean(x) / H`. How much of x is
-    signal and not chance is the *certainty* r, for which a signal of 0 counts as one more batch. It shrinks the step,
-    as noise shrinks the best step of stochastic gradient descent (Schaul et al. 2013), and says how far to
-    go at once, up or down::
+    The averaged parabola is at its least at `mean(x) / H`. How much of x is signal and not chance is the *certainty* r,
+    for which a signal of 0 counts as one more batch. It shrinks the step, as noise shrinks the best step of stochastic
+    gradient descent (Schaul et al. 2013), and says how far to go at once, up or down::
 
         r     = (mean(x)^2 - variance of mean(x)) / mean(x^2)      between 0 and 1
         eta*  = r mean(x) / H            H = max(mean(h / s), mean(eta^2 h / s) / mean(eta^2))
@@ -221,7 +220,7 @@ class LookBack(InitialStep):
         check_range("momentum", self.momentum, low=0.0, high=1.0, include_high=False)
 
     def new_memory(self) -> Memory:
-        averages = {"signal": 0.0, "squares": 0.0, "curvature": 0.0, "bend": 0.0, "step_squares": 0.0}
+        averages = {"signal": 0.0, "squares": 0.0, "curvature": 0.0, "weight": 0.0, "weighted_curvature": 0.0}
         return {"step_size": 0.0, "found": False, "settled": False, "batches": 0, **averages}
 
     def start(self, memory: Memory, loss: float = nan, slope: float = nan) -> float:
@@ -253,12 +252,13 @@ class LookBack(InitialStep):
         own, count = abs(event.own_slope), int(memory["batches"]) + 1
         end = _clipped(event.slope / own)
         signal = _clipped((2 * event.decrease / event.step_size - event.slope) / own)
+        curvature, weight = (signal - end) / event.step_size, event.step_size * event.step_size
         seen = {
             "signal": signal,
             "squares": signal * signal,
-            "curvature": (signal - end) / event.step_size,
-            "bend": (signal - end) * event.step_size,
-            "step_squares": event.step_size * event.step_size,
+            "curvature": curvature,
+            "weight": weight,
+            "weighted_curvature": weight * curvature,
         }
         means = {name: memory[name] + (value - memory[name]) / count for name, value in seen.items()}
         certainty, best = self._best(means, count)
@@ -271,10 +271,10 @@ class LookBack(InitialStep):
     @staticmethod
     def _best(means: Memory, count: int) -> tuple[float, float]:
         """Return the certainty r of the signal, and the step size eta* that it leads to."""
-        signal, squares, step_squares = means["signal"], means["squares"], means["step_squares"]
-        if signal <= 0 or squares == 0 or step_squares == 0:  # the square of a tiny number is rounded to 0
+        signal, squares, weight = means["signal"], means["squares"], means["weight"]
+        if signal <= 0 or squares == 0 or weight == 0:  # the square of a tiny number is rounded to 0
             return 0.0, 0.0
-        curvature = max(means["curvature"], means["bend"] / step_squares)
+        curvature = max(means["curvature"], means["weighted_curvature"] / weight)
         shrunk = count / (count + 1) * signal
         certainty = max(shrunk * signal - (squares - shrunk * signal) / count, 0.0) / squares
         if certainty > 0 and curvature <= 0:

@@ -110,8 +110,10 @@ def test_ranks_agree_on_a_model_whose_buffers_are_broadcast(results: Results) ->
     assert both["counts"]["trials"] > 0
 
 
+FARTHER = {"weight_decay": 0.1, "init_step_size": 0.03}
+"""A start of 1e-3: along a shorter step the rounding of the loss is a larger part of its decrease."""
 SHARDS = {
-    "adam_sls": {"weight_decay": 0.1},
+    "adam_sls": FARTHER,
     "sgd_sls": {"weight_decay": 0.1, "search_rate": 10.0},
     "adagrad_sls": {"weight_decay": 0.1, "search_rate": 10.0},
     "ponos": {"weight_decay": 0.1},
@@ -125,7 +127,7 @@ def test_shards_take_the_steps_of_whole_parameters(results: Results) -> None:
     """Plain PyTorch; a trial that saw gathered parameters of before its step would take others."""
     alone, both = results
     assert both["losses"] == pytest.approx(alone["losses"], rel=1e-5)
-    assert both["step_sizes"] == pytest.approx(alone["step_sizes"], rel=1e-3)
+    assert both["step_sizes"] == pytest.approx(alone["step_sizes"], rel=1e-4)
     assert both["counts"]["trials"] == alone["counts"]["trials"] >= 5
 
 
@@ -134,7 +136,7 @@ def test_ranks_agree_in_the_plainest_loop(results: Results) -> None:
     """`optimizer.step(closure)` under DDP, of a closure that knows its own rows only."""
     alone, both = results
     assert both["losses"] == pytest.approx(alone["losses"], rel=1e-5)
-    assert both["step_sizes"] == pytest.approx(alone["step_sizes"], rel=1e-3)
+    assert both["step_sizes"] == pytest.approx(alone["step_sizes"], rel=1e-4)
     assert both["counts"]["trials"] == alone["counts"]["trials"] >= 5
 
 
@@ -153,9 +155,9 @@ def moved(saving: int, loading: int) -> list[Job]:
     """Name an unbroken run, one that saves its state half-way, and one that goes on from there."""
     half = f"half-of-{saving}.pt"
     return [
-        shard(loading, weight_decay=0.1),
-        shard(saving, weight_decay=0.1, save=half),
-        shard(loading, weight_decay=0.1, load=half),
+        shard(loading, **FARTHER),
+        shard(saving, **FARTHER, save=half),
+        shard(loading, **FARTHER, load=half),
     ]
 
 
@@ -164,7 +166,7 @@ def test_a_state_moves_between_two_processes_and_one(results: Results) -> None:
     """FSDP2 on two, whole parameters on one, through torch's state-dict APIs."""
     unbroken, first, second = results
     assert first["losses"] + second["losses"] == pytest.approx(unbroken["losses"], rel=1e-5)
-    assert first["step_sizes"] + second["step_sizes"] == pytest.approx(unbroken["step_sizes"], rel=1e-3)
+    assert first["step_sizes"] + second["step_sizes"] == pytest.approx(unbroken["step_sizes"], rel=1e-4)
     assert second["counts"]["trials"] == unbroken["counts"]["trials"]
 
 
