@@ -258,7 +258,7 @@ def test_the_card_tells_the_run(hub: Hub, trained: Any) -> None:
     assert "hf_sls" in card.data.tags
     for rule in trainer.line_search_optimizer.rules.__dict__.values():
         assert f"| `{type(rule).__name__}(" in card.text
-    assert "LookBack(init_step_size=0.01, growth=1.6" in card.text
+    assert "LookBack(init_step_size=0.01, growth=2.0" in card.text
     assert f"{trainer.line_search_optimizer.forward_passes_per_step:.2f} forward passes on average" in card.text
     assert "![" in card.text
     assert "](run.png)" in card.text

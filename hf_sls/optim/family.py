@@ -158,8 +158,8 @@ class AdamSLS(_Named):
 
     Args:
         params: parameters, named parameters or parameter groups.
-        init_step_size: where the first search starts (eta_0), positive; with `look_back` the first step is
-            `(1 - beta_1)^1.5` of the one that it finds.
+        init_step_size: where the first search starts (eta_0), positive; with `look_back` the first step is 2 %
+            of the geometric mean of it and the one found.
         c: sufficient decrease, in (0, 1); larger takes smaller steps.
         betas: decay rates of Adam's moments, each in [0, 1).
         eps: added to Adam's denominator.
@@ -188,7 +188,7 @@ class AdamSLS(_Named):
         search_direction: SearchDirection = "momentum",
         smoothing: float = 0.0,
         shrink: float = 0.5,
-        growth: float = 1.6,
+        growth: float = 2.0,
         look_back: bool = True,
         **search: Unpack[SearchSettings],
     ) -> None:
@@ -205,7 +205,7 @@ class AdamSLS(_Named):
             elif "search_rate" in search:
                 check_range("search_rate", search["search_rate"], low=SMALLEST, high=LARGEST)
             search["search_rate"] = inf
-            initial_step = LookBack(init_step_size, growth, momentum=betas[0])
+            initial_step = LookBack(init_step_size, growth)
             criterion, watch = Armijo(c, _ROUNDING_OF_BF16), Watch()
         super().__init__(params, direction, criterion, initial_step, shrink, search, cadence, watch=watch)
 

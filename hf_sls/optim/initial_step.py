@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf, isfinite, isnan, nan
+from math import inf, isfinite, isnan, nan, sqrt
 from typing import ClassVar
 
 from ._validation import LARGEST, check_integer, check_range
@@ -42,9 +42,9 @@ class InitialStep:
         """
         return memory["step_size"]
 
-    def part_taken(self, memory: Memory) -> float:
-        """Return the part of the step size found that is taken, in (0, 1]."""
-        return 1.0
+    def taken(self, memory: Memory, step_size: float) -> float:
+        """Return the step size to take of `step_size`, which a search has found; at most that."""
+        return step_size
 
     def looks_back(self, memory: Memory) -> bool:
         """Whether the next batch is to look back at the last step, and no search is needed before the next one.
@@ -157,17 +157,19 @@ class LookBack(InitialStep):
 
         F = 2 D / eta_k - F_end            and the curvature            h = (F - F_end) / eta_k
 
-    With s_k the slope that the batch of the step saw itself, the *signal* `x = F / s_k` is the part of the slope that
-    a new batch agrees with. It hardly depends on the step size, and `h / s_k` has little noise. So both are averaged
-    over all batches of the search. The curvature along short steps may be larger than along long ones, or smaller. So
-    its mean is compared with its least-squares fit, which is a mean weighted by eta^2, and the larger one counts as H.
-    The averaged parabola is at its least at `mean(x) / H`. How much of x is signal and not chance is the *certainty* r,
-    for which a signal of 0 counts as one more batch. It shrinks the step, as noise shrinks the best step of stochastic
-    gradient descent (Schaul et al. 2013), and says how far to go at once, up or down::
+    Both are taken relative to the largest in size of F, F_end and the slope s_k that the batch of the step saw itself:
+    the *signal* x of this batch, between -1 and 1, and its curvature h. The signal hardly depends on the step size, and
+    the curvature has little noise. So both are averaged over all batches of the search. The curvature along short steps
+    may be larger than along long ones, or smaller. So its mean is compared with its least-squares fit, which is a mean
+    weighted by eta^2, and the larger one counts as H. The averaged parabola is at its least at `mean(x) / H`.
 
-        r     = (mean(x)^2 - variance of mean(x)) / mean(x^2)      between 0 and 1
-        eta*  = r mean(x) / H            H = max(mean(h / s), mean(eta^2 h / s) / mean(eta^2))
-        eta  := eta*, but at least eta / growth^r and at most eta growth^r
+    The *certainty* t is the part of mean(x)^2 that two standard errors cannot explain; for it a signal of 0 counts as
+    one more batch. It shrinks the step, as noise shrinks the best step of stochastic gradient descent (Schaul et al.
+    2013), and says how far to go at once, up or down::
+
+        t     = 1 - 4 variance of mean(x) / mean(x)^2              between 0 and 1
+        eta*  = t mean(x) / H            H = max(mean(h), mean(eta^2 h) / mean(eta^2))
+        eta  := eta*, but at least eta / growth^t and at most eta growth^t
 
     The step size is settled, and held for the rest of the run,
 
@@ -178,10 +180,11 @@ class LookBack(InitialStep):
     A schedule may scale it from then on. Until then every step is taken whole while a schedule warms up, so the search
     is a warm-up as well.
 
-    The first search finds how far Armijo's condition lets the first batch go, from `init_step_size` down, and the
-    step is `(1 - momentum)^1.5` of that. The momentum repeats the first gradient `1 / (1 - momentum)` times, and all
-    the repetitions together should go no farther. And the first update of Adam is longer than later ones, which are a
-    mean of about `1 / (1 - momentum)` gradients: where these are noise, by the square root of that number.
+    The first search finds how far Armijo's condition lets the first batch go, from `init_step_size` down. One batch is
+    little evidence, so the geometric mean of that and `init_step_size` counts, and a small part of it, `first_part`, is
+    taken, at most Armijo's step: the momentum repeats the first gradient in later steps, the first update of Adam is
+    longer than later ones, and a pretrained model forgets in a few steps that are too long what more steps do not bring
+    back.
 
     A batch can look back only at a step that was searched or looked back itself, so use a cadence of every step.
     It fails where the first step is far too long or short and the batches hardly agree, as the search then ends near
@@ -190,12 +193,12 @@ class LookBack(InitialStep):
 
     Args:
         init_step_size: where the first search starts (eta_0), positive. 1e-2 suits directions whose elements are about
-            one, and a momentum of 0.9 then makes the first step 3.2e-4 at most.
+            one; the first step is then 2e-4 at most.
         growth: the largest factor from one step to the next, up or down, above 1.
         batches: how many look back at most, at least 1.
         enough_decrease: the predicted decrease of a step that is long enough, as a fraction of the loss, positive. At 1
             it is Polyak's step for a loss that can reach zero, at 2 the minimum of a parabola that touches zero.
-        momentum: how much of the last update is left in the next, in [0, 1): `beta_1` of Adam.
+        first_part: the first step over the geometric mean of `init_step_size` and Armijo's step, in (0, 1].
 
     References:
         T. Schaul, S. Zhang, Y. LeCun, No more pesky learning rates, ICML 2013, arXiv 1206.1106. A line search on the
@@ -205,10 +208,10 @@ class LookBack(InitialStep):
     """
 
     init_step_size: float = 1e-2
-    growth: float = 1.6
+    growth: float = 2.0
     batches: int = 20
     enough_decrease: float = 0.5
-    momentum: float = 0.9
+    first_part: float = 0.02
     needs_last_update: ClassVar[bool] = True
     whole_steps: ClassVar[bool] = True
 
@@ -217,7 +220,7 @@ class LookBack(InitialStep):
         check_range("growth", self.growth, low=1.0, high=LARGEST, include_low=False)
         check_integer("batches", self.batches, low=1)
         check_range("enough_decrease", self.enough_decrease, low=0.0, include_low=False)
-        check_range("momentum", self.momentum, low=0.0, high=1.0, include_high=False)
+        check_range("first_part", self.first_part, low=0.0, high=1.0, include_low=False)
 
     def new_memory(self) -> Memory:
         averages = {"signal": 0.0, "squares": 0.0, "curvature": 0.0, "weight": 0.0, "weighted_curvature": 0.0}
@@ -228,8 +231,10 @@ class LookBack(InitialStep):
             return memory["step_size"]
         return 0.0 if isnan(slope) else self.init_step_size
 
-    def part_taken(self, memory: Memory) -> float:
-        return 1.0 if memory["found"] else (1 - self.momentum) ** 1.5
+    def taken(self, memory: Memory, step_size: float) -> float:
+        if memory["found"]:
+            return step_size
+        return min(self.first_part * sqrt(self.init_step_size * step_size), step_size)
 
     def looks_back(self, memory: Memory) -> bool:
         return bool(memory["found"] and not memory["settled"])
@@ -243,16 +248,18 @@ class LookBack(InitialStep):
                 return super().update(memory, event)
             case Searched(result=result) if event.accepted and not memory["found"]:
                 return {**memory, "found": True, "step_size": result.step_size}
-            case LookedBack(own_slope=own) if self.looks_back(memory) and own and isfinite(event.decrease):
+            case LookedBack() if self.looks_back(memory) and isfinite(event.decrease):
                 return self._judged(memory, event)
         return memory
 
     def _judged(self, memory: Memory, event: LookedBack) -> Memory:
         """Return the memory after another batch has looked back."""
-        own, count = abs(event.own_slope), int(memory["batches"]) + 1
-        end = _clipped(event.slope / own)
-        signal = _clipped((2 * event.decrease / event.step_size - event.slope) / own)
-        curvature, weight = (signal - end) / event.step_size, event.step_size * event.step_size
+        start = 2 * event.decrease / event.step_size - event.slope
+        unit = max(abs(start), abs(event.slope), abs(event.own_slope))
+        if unit == 0 or not isfinite(unit):
+            return memory
+        count, signal = int(memory["batches"]) + 1, start / unit
+        curvature, weight = (start - event.slope) / unit / event.step_size, event.step_size * event.step_size
         seen = {
             "signal": signal,
             "squares": signal * signal,
@@ -264,23 +271,19 @@ class LookBack(InitialStep):
         certainty, best = self._best(means, count)
         before, stride = memory["step_size"], self.growth**certainty
         step_size = min(max(best, before / stride), before * stride)
-        predicted = step_size * max(means["signal"], 0.0) * own
+        predicted = step_size * max(means["signal"], 0.0) * unit
         settled = count >= self.batches or (count > 1 and predicted >= self.enough_decrease * abs(event.loss))
         return {**memory, **means, "batches": count, "step_size": step_size, "settled": settled}
 
     @staticmethod
     def _best(means: Memory, count: int) -> tuple[float, float]:
-        """Return the certainty r of the signal, and the step size eta* that it leads to."""
+        """Return the certainty t of the signal, and the step size eta* that it leads to."""
         signal, squares, weight = means["signal"], means["squares"], means["weight"]
         if signal <= 0 or squares == 0 or weight == 0:  # the square of a tiny number is rounded to 0
             return 0.0, 0.0
+        spread = (count + 1) / count * (squares / signal / signal) - 1  # a signal of 0 is one of them
+        certainty = 1 - 4 * spread / count
+        if certainty <= 0:
+            return 0.0, 0.0
         curvature = max(means["curvature"], means["weighted_curvature"] / weight)
-        shrunk = count / (count + 1) * signal
-        certainty = max(shrunk * signal - (squares - shrunk * signal) / count, 0.0) / squares
-        if certainty > 0 and curvature <= 0:
-            return certainty, inf
-        return certainty, certainty * signal / curvature if certainty > 0 else 0.0
-
-
-def _clipped(ratio: float) -> float:
-    return max(-1.0, min(ratio, 1.0))
+        return certainty, certainty * signal / curvature if curvature > 0 else inf

@@ -145,9 +145,9 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
             rules.backtracking.search, trials.loss_at, start.line, start.loss, start.slope, resolution=resolution
         )
         result, last = look(step_size=start.step_size), _NO_LAST_STEP
-        part = rules.initial_step.part_taken(move.memory["initial_step"])
-        if result.outcome == "accepted" and part < 1:
-            whole, result = result, look(step_size=part * result.step_size)
+        taken = rules.initial_step.taken(move.memory["initial_step"], result.step_size)
+        if result.outcome == "accepted" and taken < result.step_size:
+            whole, result = result, look(step_size=taken)
             result = replace(result, trials=whole.trials + result.trials, accepted_before=1)
         if observer is not None:
             _show(observer, move, path, trials, start.loss, start.slope, start.line, result)
