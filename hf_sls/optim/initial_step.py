@@ -163,11 +163,11 @@ class LookBack(InitialStep):
     may be larger than along long ones, or smaller. So its mean is compared with its least-squares fit, which is a mean
     weighted by eta^2, and the larger one counts as H. The averaged parabola is at its least at `mean(x) / H`.
 
-    The *certainty* t is the part of mean(x)^2 that two standard errors cannot explain; for it a signal of 0 counts as
-    one more batch. It shrinks the step, as noise shrinks the best step of stochastic gradient descent (Schaul et al.
-    2013), and says how far to go at once, up or down::
+    The *certainty* t is the part of mean(x)^2 that 2.5 standard errors (`standard_errors`) cannot explain; for it a
+    signal of 0 counts as one more batch. It shrinks the step, as noise shrinks the best step of stochastic gradient
+    descent (Schaul et al. 2013), and says how far to go at once, up or down::
 
-        t     = 1 - 4 variance of mean(x) / mean(x)^2              between 0 and 1
+        t     = 1 - 2.5^2 variance of mean(x) / mean(x)^2          between 0 and 1
         eta*  = t mean(x) / H            H = max(mean(h), mean(eta^2 h) / mean(eta^2))
         eta  := eta*, but at least eta / growth^t and at most eta growth^t
 
@@ -199,6 +199,8 @@ class LookBack(InitialStep):
         enough_decrease: the predicted decrease of a step that is long enough, as a fraction of the loss, positive. At 1
             it is Polyak's step for a loss that can reach zero, at 2 the minimum of a parabola that touches zero.
         first_part: the first step over the geometric mean of `init_step_size` and Armijo's step, in (0, 1].
+        standard_errors: how many of them the mean signal has to be away from zero to move the step, at least 0. Fewer
+            climb faster where batches are small, and follow chance where labels are wrong.
 
     References:
         T. Schaul, S. Zhang, Y. LeCun, No more pesky learning rates, ICML 2013, arXiv 1206.1106. A line search on the
@@ -212,6 +214,7 @@ class LookBack(InitialStep):
     batches: int = 20
     enough_decrease: float = 0.5
     first_part: float = 0.02
+    standard_errors: float = 2.5
     needs_last_update: ClassVar[bool] = True
     whole_steps: ClassVar[bool] = True
 
@@ -221,6 +224,7 @@ class LookBack(InitialStep):
         check_integer("batches", self.batches, low=1)
         check_range("enough_decrease", self.enough_decrease, low=0.0, include_low=False)
         check_range("first_part", self.first_part, low=0.0, high=1.0, include_low=False)
+        check_range("standard_errors", self.standard_errors, low=0.0, high=LARGEST)
 
     def new_memory(self) -> Memory:
         averages = {"signal": 0.0, "squares": 0.0, "curvature": 0.0, "weight": 0.0, "weighted_curvature": 0.0}
@@ -275,14 +279,13 @@ class LookBack(InitialStep):
         settled = count >= self.batches or (count > 1 and predicted >= self.enough_decrease * abs(event.loss))
         return {**memory, **means, "batches": count, "step_size": step_size, "settled": settled}
 
-    @staticmethod
-    def _best(means: Memory, count: int) -> tuple[float, float]:
+    def _best(self, means: Memory, count: int) -> tuple[float, float]:
         """Return the certainty t of the signal, and the step size eta* that it leads to."""
         signal, squares, weight = means["signal"], means["squares"], means["weight"]
         if signal <= 0 or squares == 0 or weight == 0:  # the square of a tiny number is rounded to 0
             return 0.0, 0.0
         spread = (count + 1) / count * (squares / signal / signal) - 1  # a signal of 0 is one of them
-        certainty = 1 - 4 * spread / count
+        certainty = 1 - self.standard_errors**2 * spread / count
         if certainty <= 0:
             return 0.0, 0.0
         curvature = max(means["curvature"], means["weighted_curvature"] / weight)

@@ -265,7 +265,7 @@ def looked_back(step_size: float, signal: float, curvature: float, own: float = 
 def test_where_all_batches_agree_the_step_goes_to_the_minimum_of_the_parabola(
     curvature: float, signal: float, start: float
 ) -> None:
-    """Of n batches alike, the one of no signal leaves `1 - 4 / n^2` of the certainty.
+    """Of n batches alike, the one of no signal leaves `1 - 6.25 / n^2` of the certainty.
 
     With the slope `signal * own` at the start of a step, the loss of a batch is lowest at `signal / curvature`.
     """
@@ -274,7 +274,7 @@ def test_where_all_batches_agree_the_step_goes_to_the_minimum_of_the_parabola(
     for n in range(1, 40):
         before = memory["step_size"]
         memory = rule.update(memory, looked_back(before, signal, curvature))
-        certainty = max(1 - 4 / n**2, 0)
+        certainty = max(1 - 6.25 / n**2, 0)
         expected = min(max(certainty * minimum, before / 2**certainty), before * 2**certainty)
         assert memory["step_size"] == pytest.approx(expected, rel=1e-6)
         assert not rule.settled(memory)
@@ -310,8 +310,8 @@ def test_the_step_goes_by_the_certainty_of_the_signal_to_the_minimum_it_allows(
         mean = starts.mean()
         fitted = np.linalg.lstsq(np.array(steps[:k])[:, None], kept, rcond=None)[0].item()
         curvature = max((kept / steps[:k]).mean(), fitted)
-        counts = (starts**2).any() and mean > 2 * starts.std(ddof=1) / math.sqrt(k + 1)
-        certainty = 1 - 4 * starts.var(ddof=1) / (k + 1) / mean**2 if counts else 0.0
+        counts = (starts**2).any() and mean > 2.5 * starts.std(ddof=1) / math.sqrt(k + 1)
+        certainty = 1 - 6.25 * starts.var(ddof=1) / (k + 1) / mean**2 if counts else 0.0
         minimum = certainty * starts[1:].mean() / curvature if curvature > 0 else math.inf
         stride = 2**certainty
         assert steps[k] == pytest.approx(min(max(minimum, steps[k - 1] / stride), steps[k - 1] * stride), rel=1e-6)
