@@ -79,7 +79,7 @@ def test_parameters_in_bf16_train_as_far_as_in_fp32(seed: int, arguments: Any) -
     rows, first, final = classification_rows(seed=seed), [], []
     for dtype in (torch.bfloat16, torch.float32):
         model = tiny_bert(dropout=0.0, seed=seed).to(dtype)
-        args = arguments(max_steps=100, per_device_train_batch_size=8, seed=seed)
+        args = arguments(max_steps=120, per_device_train_batch_size=8, seed=seed)
         trainer = SLSTrainer(model=model, args=args, train_dataset=rows)
         trainer.train()
         first.append(losses(trainer)[0])
