@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf, isfinite, isnan, nan, sqrt
+from math import inf, isnan, nan, sqrt
 from typing import ClassVar
 
 from ._validation import LARGEST, check_integer, check_range
@@ -252,7 +252,7 @@ class LookBack(InitialStep):
                 return super().update(memory, event)
             case Searched(result=result) if event.accepted and not memory["found"]:
                 return {**memory, "found": True, "step_size": result.step_size}
-            case LookedBack() if self.looks_back(memory) and isfinite(event.decrease):
+            case LookedBack() if self.looks_back(memory):
                 return self._judged(memory, event)
         return memory
 
@@ -260,7 +260,7 @@ class LookBack(InitialStep):
         """Return the memory after another batch has looked back."""
         start = 2 * event.decrease / event.step_size - event.slope
         unit = max(abs(start), abs(event.slope), abs(event.own_slope))
-        if unit == 0 or not isfinite(unit):
+        if not 0 < unit < inf:
             return memory
         count, signal = int(memory["batches"]) + 1, start / unit
         curvature, weight = (start - event.slope) / unit / event.step_size, event.step_size * event.step_size
