@@ -84,14 +84,12 @@ class LookedBack:
         own_slope: `<g_k, u_k>`, the slope along that step that its own batch saw.
         slope: `<g_{k+1}, u_k>`, the one that the next batch sees where the step led to. Above 0 the loss of this batch
             still falls along it.
-        loss: of the next batch where the step led to.
         decrease: by how much the step has lowered the loss of the next batch; below 0 it has raised it.
     """
 
     step_size: float
     own_slope: float
     slope: float
-    loss: float
     decrease: float
 
 

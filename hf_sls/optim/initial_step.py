@@ -161,24 +161,20 @@ class LookBack(InitialStep):
     the *signal* x of this batch, between -1 and 1, and its curvature h. The signal hardly depends on the step size, and
     the curvature has little noise. So both are averaged over all batches of the search. The curvature along short steps
     may be larger than along long ones, or smaller. So its mean is compared with its least-squares fit, which is a mean
-    weighted by eta^2, and the larger one counts as H. The averaged parabola is at its least at `mean(x) / H`.
+    weighted by eta^2, and the larger one counts as H. The averaged parabola is at its least at `eta* = mean(x) / H`.
 
     The *certainty* t is the part of mean(x)^2 that 2.5 standard errors (`standard_errors`) cannot explain; for it a
     signal of 0 counts as one more batch. It shrinks the step, as noise shrinks the best step of stochastic gradient
     descent (Schaul et al. 2013), and says how far to go at once, up or down::
 
         t     = 1 - 2.5^2 variance of mean(x) / mean(x)^2          between 0 and 1
-        eta*  = t mean(x) / H            H = max(mean(h), mean(eta^2 h) / mean(eta^2))
-        eta  := eta*, but at least eta / growth^t and at most eta growth^t
+        eta*  = mean(x) / H              H = max(mean(h), mean(eta^2 h) / mean(eta^2))
+        eta  := t eta*, but at least eta / growth^t and at most eta growth^t, and never above init_step_size
 
-    The step size is settled, and held for the rest of the run,
-
-    - once `batches` of them have looked back;
-    - by a step from which the signal predicts that a large part, `enough_decrease`, of the loss goes: as a loss nears
-      zero its slope keeps its sign at any step size.
-
-    A schedule may scale it from then on. Until then every step is taken whole while a schedule warms up, so the search
-    is a warm-up as well.
+    The search ends at the minimum: once a step was long enough, `eta >= eta*`, and the next one can go to `t eta*` at
+    once. It also ends when `batches` of them have looked back. The step size is held for the rest of the run, and a
+    schedule may scale it. Until then every step is taken whole while a schedule warms up, so the search is a warm-up as
+    well.
 
     The first search finds how far Armijo's condition lets the first batch go, from `init_step_size` down. One batch is
     little evidence, so the geometric mean of that and `init_step_size` counts, and a small part of it, `first_part`, is
@@ -188,16 +184,14 @@ class LookBack(InitialStep):
 
     A batch can look back only at a step that was searched or looked back itself, so use a cadence of every step.
     It fails where the first step is far too long or short and the batches hardly agree, as the search then ends near
-    its start; where a few steps that are too long ruin the model; and where a loss starts near zero and can fall far
-    below, as that of a policy gradient: the last condition is a part of the loss.
+    its start; and where a few steps that are too long ruin the model.
 
     Args:
-        init_step_size: where the first search starts (eta_0), positive. 1e-2 suits directions whose elements are about
-            one; the first step is then 2e-4 at most.
+        init_step_size: where the first search starts (eta_0), positive, and the largest step: as a loss nears zero, no
+            batch finds a step too long. 1e-2 suits directions whose elements are about one; the first step is then 2e-4
+            at most.
         growth: the largest factor from one step to the next, up or down, above 1.
         batches: how many look back at most, at least 1.
-        enough_decrease: the predicted decrease of a step that is long enough, as a fraction of the loss, positive. At 1
-            it is Polyak's step for a loss that can reach zero, at 2 the minimum of a parabola that touches zero.
         first_part: the first step over the geometric mean of `init_step_size` and Armijo's step, in (0, 1].
         standard_errors: how many of them the mean signal has to be away from zero to move the step, at least 0. Fewer
             climb faster where batches are small, and follow chance where labels are wrong.
@@ -212,7 +206,6 @@ class LookBack(InitialStep):
     init_step_size: float = 1e-2
     growth: float = 2.0
     batches: int = 20
-    enough_decrease: float = 0.5
     first_part: float = 0.02
     standard_errors: float = 2.5
     needs_last_update: ClassVar[bool] = True
@@ -222,7 +215,6 @@ class LookBack(InitialStep):
         check_range("init_step_size", self.init_step_size, low=0.0, high=LARGEST, include_low=False)
         check_range("growth", self.growth, low=1.0, high=LARGEST, include_low=False)
         check_integer("batches", self.batches, low=1)
-        check_range("enough_decrease", self.enough_decrease, low=0.0, include_low=False)
         check_range("first_part", self.first_part, low=0.0, high=1.0, include_low=False)
         check_range("standard_errors", self.standard_errors, low=0.0, high=LARGEST)
 
@@ -272,15 +264,15 @@ class LookBack(InitialStep):
             "weighted_curvature": weight * curvature,
         }
         means = {name: memory[name] + (value - memory[name]) / count for name, value in seen.items()}
-        certainty, best = self._best(means, count)
+        certainty, minimum = self._minimum(means, count)
         before, stride = memory["step_size"], self.growth**certainty
-        step_size = min(max(best, before / stride), before * stride)
-        predicted = step_size * max(means["signal"], 0.0) * unit
-        settled = count >= self.batches or (count > 1 and predicted >= self.enough_decrease * abs(event.loss))
+        step_size = min(max(certainty * minimum, before / stride), before * stride, self.init_step_size)
+        at_minimum = before >= minimum and step_size <= certainty * minimum
+        settled = at_minimum or count >= self.batches
         return {**memory, **means, "batches": count, "step_size": step_size, "settled": settled}
 
-    def _best(self, means: Memory, count: int) -> tuple[float, float]:
-        """Return the certainty t of the signal, and the step size eta* that it leads to."""
+    def _minimum(self, means: Memory, count: int) -> tuple[float, float]:
+        """Return the certainty t of the signal, and where the averaged parabola is at its least, eta*."""
         signal, squares, weight = means["signal"], means["squares"], means["weight"]
         if signal <= 0 or squares == 0 or weight == 0:  # the square of a tiny number is rounded to 0
             return 0.0, 0.0
@@ -289,4 +281,4 @@ class LookBack(InitialStep):
         if certainty <= 0:
             return 0.0, 0.0
         curvature = max(means["curvature"], means["weighted_curvature"] / weight)
-        return certainty, certainty * signal / curvature if curvature > 0 else inf
+        return certainty, signal / curvature if curvature > 0 else inf

@@ -176,7 +176,7 @@ def _look_back(rules: Rules, move: Move, trials: Trials, path: Path, observer: O
     else:
         decrease = last_step_size * slope  # rounding would hide the curvature: the loss counts as straight
     if last_step_size > 0:
-        memory = rules.initial_step.update(memory, LookedBack(last_step_size, last_slope, slope, loss, decrease))
+        memory = rules.initial_step.update(memory, LookedBack(last_step_size, last_slope, slope, decrease))
     step_size = rules.initial_step.start(memory)
     path.advance(step_size, batch.skip)
     path.confirm(False)
