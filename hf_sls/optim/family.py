@@ -151,15 +151,15 @@ class AdamSLS(_Named):
 
     Each step is Adam's, `w - eta * m^ / (sqrt(v^) + eps)`. The first search finds the largest tried eta that satisfies
     the Armijo condition along the searched direction `p`, `f(w + eta p) <= f(w) - c * eta * <g, -p>`. Then each batch
-    looks back at the last step, and eta goes to the minimum of the parabola that they see.
+    looks back at the last step, and eta goes to the minimum of the parabola that they see, at most `init_step_size`.
 
     `look_back=False` searches every step of the run, each from a little above the last step, as ADAMSLS does (Kenneweg
     et al. 2023, arXiv 2403.18506); `create_optimizer("adam_sls", params, preset="published")` has all of its values.
 
     Args:
         params: parameters, named parameters or parameter groups.
-        init_step_size: where the first search starts (eta_0), positive; with `look_back` the first step is 2 %
-            of the geometric mean of it and the one found.
+        init_step_size: where the first search starts (eta_0), positive. With `look_back` it is the largest step, and the
+            first step is 2 % of the geometric mean of it and the one found.
         c: sufficient decrease, in (0, 1); larger takes smaller steps.
         betas: decay rates of Adam's moments, each in [0, 1).
         eps: added to Adam's denominator.
