@@ -48,7 +48,7 @@ def test_peak_memory_of_one_optimizer(quick: benchmark.BenchmarkArguments) -> No
     assert benchmark.peak_memory(quick) > 2**20
 
 
-@pytest.mark.parametrize(("argument", "value"), [("shape", "huge"), ("rounds", 2)])
+@pytest.mark.parametrize(("argument", "value"), [("shape", "huge"), ("rounds", 2), ("dtype", "int8")])
 def test_bad_arguments(argument: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"{argument}={value!r}"):
         benchmark.BenchmarkArguments(**{argument: value})

@@ -211,6 +211,8 @@ def benchmark(path: Path) -> tuple[str, dict[str, Any]]:
     )
     shape = SHAPES[arguments["shape"]]
     precision = "bf16" if arguments["bf16"] else "fp32"
+    if arguments.get("dtype") == "bfloat16":
+        precision = "parameters in bf16"
     tokens = f"{arguments['batch_size']} x {arguments['sequence_length']} tokens"
     link = f"../results/{path.relative_to(RESULTS).as_posix()}"
     return f"[{shape}, {tokens}, {precision}, {where}]({link})", results["figures"]
@@ -232,6 +234,13 @@ def costs(optimizer: str, paths: Iterable[Path]) -> str:
                 "peak memory": f"{cost['peak_memory']:.3f}",
             }
         )
+    return markdown(rows)
+
+
+def memory(optimizer: str, paths: Iterable[Path]) -> str:
+    """Return the peak memory of an optimizer over that of torch's fused AdamW, a row a benchmark."""
+    found = [benchmark(path) for path in paths]
+    rows = [{"run": where, "peak memory": f"{figures[optimizer]['peak_memory']:.3f}"} for where, figures in found]
     return markdown(rows)
 
 
@@ -267,6 +276,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "on a GPU": on_a_gpu,
     "one trial": partial(costs, "one trial on every step", stored("minilm-128-tokens-no-dropout", "h200", "h200-bf16")),
     "500 steps": partial(costs, "adam_sls", stored("minilm-500-steps")),
+    "memory": partial(memory, "adam_sls", stored("base-memory", "base-memory-bf16")),
     "salsa-optimizer": partial(costs, "salsa-optimizer SaLSA", stored("minilm-128-tokens", "minilm", "tiny")),
 }
 
