@@ -34,7 +34,7 @@ from .glue import SCRIPTS
 SPEECHES = [f"Citizen {i}:\nSpeak, speak, {'and hear me ' * (i % 3)}speak." for i in range(20)]
 QUICK = ("--max_steps", "4", "--max_length", "32", "--save_strategy", "no")
 QUIET = ("--report_to", "none", "--use_cpu", "true", "--disable_tqdm", "true")
-FAR = "init_step_size=0.1"  # four steps are too few to grow from 1e-3
+FAR = "init_step_size=0.1"  # four steps are too few to grow from 2e-4, the highest start by default
 LORA = ("--lora_r", "4", "--lora_alpha", "4", "--lora_dropout", "0", "--optim_args", FAR)
 DORA = (*LORA, "--use_dora")
 QLORA = (*LORA, "--load_in_4bit")

@@ -158,8 +158,8 @@ class AdamSLS(_Named):
 
     Args:
         params: parameters, named parameters or parameter groups.
-        init_step_size: where the first search starts (eta_0), positive. With `look_back` it is the largest step, and the
-            first step is 2 % of the geometric mean of it and the one found.
+        init_step_size: where the first search starts (eta_0), positive. With `look_back` it is the largest step, and
+            the first step is 2 % of the geometric mean of it and the one found.
         c: sufficient decrease, in (0, 1); larger takes smaller steps.
         betas: decay rates of Adam's moments, each in [0, 1).
         eps: added to Adam's denominator.

@@ -278,7 +278,9 @@ def test_where_all_batches_agree_the_step_goes_to_the_minimum_of_the_parabola(
         certainty = max(1 - 6.25 / n**2, 0)
         expected = min(max(certainty * minimum, before / 2**certainty), before * 2**certainty)
         assert memory["step_size"] == pytest.approx(expected, rel=1e-6)
-    assert n == 40 or before >= minimum * (1 - 1e-9)
+        reached = before >= minimum and certainty * minimum >= before / 2**certainty
+        if abs(before / minimum - 1) > 1e-9:
+            assert rule.settled(memory) == (reached or n == 40)
     assert memory["step_size"] == pytest.approx(certainty * minimum, rel=1e-6)
     for event in (looked_back(1.0, 1.0, 0.0), searched(1.0), NotSearched()):
         assert rule.update(memory, event) == memory
@@ -297,24 +299,27 @@ def test_where_no_batch_sees_a_minimum_the_step_goes_to_the_largest(share: float
     assert (n, memory["step_size"]) == (20, largest)
 
 
-@example(seen=[(-1e-200, 0.0), (1e-200, 0.0)], own=1.0)
+@example(seen=[(-1e-200, 0.0), (1e-200, 0.0)], own=1.0, start=0.01)
+@example(seen=[(-1.0, -2.0), (1.0, 2.0)] * 4, own=1.0, start=1.0)  # settles at the fifth batch
+@example(seen=[(-0.3, -0.2), (0.3, 0.2)] * 4, own=1.0, start=10.0)  # at the seventh
 @given(
     seen=st.lists(st.tuples(st.floats(-3.0, 3.0), st.floats(-2.0, 2.0)), min_size=2, max_size=12),
     own=st.floats(1e-3, 1e3),
+    start=st.floats(1e-3, 10.0),
 )
 def test_the_step_goes_by_the_certainty_of_the_signal_to_the_minimum_it_allows(
-    seen: list[tuple[float, float]], own: float
+    seen: list[tuple[float, float]], own: float, start: float
 ) -> None:
     """The docstring's formulas, from all batches at once; the unbiased variance of a mean is numpy's."""
-    rule = LookBack(init_step_size=100.0, batches=99)
-    memory, steps = found(rule, 0.01), [0.01]
+    rule = LookBack(init_step_size=1e5, batches=99)
+    memory, steps = found(rule, start), [start]
     for signal, curvature in seen:
         memory = rule.update(memory, looked_back(steps[-1], signal, curvature, own * (-1) ** len(steps)))
         steps.append(memory["step_size"])
         if rule.settled(memory):
             break
     directions = np.array([(-1) ** k for k in range(1, len(steps))])  # where the own batch ascends, |s| counts
-    slopes = np.array(seen) * directions[:, None]
+    slopes = np.array(seen)[: len(directions)] * directions[:, None]
     for k in range(1, len(steps)):
         starts, ends = slopes[:k, 0], slopes[:k, 0] - slopes[:k, 1] * steps[:k]
         largest = np.max([np.abs(starts), np.abs(ends), np.ones(k)], axis=0)
