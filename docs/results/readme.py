@@ -276,7 +276,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "on a GPU": on_a_gpu,
     "one trial": partial(costs, "one trial on every step", stored("minilm-128-tokens-no-dropout", "h200", "h200-bf16")),
     "500 steps": partial(costs, "adam_sls", stored("minilm-500-steps")),
-    "memory": partial(memory, "adam_sls", stored("base-memory", "base-memory-bf16")),
+    "memory": partial(memory, "adam_sls", stored("base-memory", "minilm-memory-bf16")),
     "salsa-optimizer": partial(costs, "salsa-optimizer SaLSA", stored("minilm-128-tokens", "minilm", "tiny")),
 }
 

@@ -161,20 +161,20 @@ class LookBack(InitialStep):
     the *signal* x of this batch, between -1 and 1, and its curvature h. The signal hardly depends on the step size, and
     the curvature has little noise. So both are averaged over all batches of the search. The curvature along short steps
     may be larger than along long ones, or smaller. So its mean is compared with its least-squares fit, which is a mean
-    weighted by eta^2, and the larger one counts as H. The averaged parabola is at its least at `mean(x) / H`.
+    weighted by eta^2, and the larger one counts as H. The averaged parabola is at its least at `eta* = mean(x) / H`.
 
     The *certainty* t is the part of mean(x)^2 that 2.75 standard errors (`standard_errors`) cannot explain; for it a
     signal of 0 counts as one more batch. It shrinks the step, as noise shrinks the best step of stochastic gradient
     descent (Schaul et al. 2013), and says how far to go at once, up or down::
 
         t     = 1 - 2.75^2 variance of mean(x) / mean(x)^2         between 0 and 1
-        eta*  = t mean(x) / H            H = max(mean(h), mean(eta^2 h) / mean(eta^2))
-        eta  := eta*, but at least eta / growth^t and at most eta growth^t, and never above init_step_size
+        eta*  = mean(x) / H              H = max(mean(h), mean(eta^2 h) / mean(eta^2))
+        eta  := t eta*, but at least eta / growth^t and at most eta growth^t, and never above init_step_size
 
-    The search ends once the step has arrived at eta*: when eta* is no longer above it, and not more than a factor of
-    growth^t below. It also ends when `batches` of them have looked back. The step size that comes out is held for the
-    rest of the run, and a schedule may scale it. Until then every step is taken whole while a schedule warms up, so the
-    search is a warm-up as well.
+    The search ends at the minimum: when the last step was at least `eta*` long, and `t eta*` is within a factor of
+    growth^t of it. So t is above 0.64 for a growth of 2. It also ends when `batches` of them have looked back. The step
+    size that comes out is held for the rest of the run, and a schedule may scale it. Until then every step is taken
+    whole while a schedule warms up, so the search is a warm-up as well.
 
     The first search finds how far Armijo's condition lets the first batch go, from `init_step_size` down. One batch is
     little evidence, so the geometric mean of that and `init_step_size` counts, and a small part of it, `first_part`, is
@@ -264,15 +264,15 @@ class LookBack(InitialStep):
             "weighted_curvature": weight * curvature,
         }
         means = {name: memory[name] + (value - memory[name]) / count for name, value in seen.items()}
-        certainty, best = self._best(means, count)
+        certainty, minimum = self._minimum(means, count)
         before, stride = memory["step_size"], self.growth**certainty
-        step_size = min(max(best, before / stride), before * stride, self.init_step_size)
-        arrived = before / stride <= best <= before
-        settled = arrived or count >= self.batches
+        step_size = min(max(certainty * minimum, before / stride), before * stride, self.init_step_size)
+        at_minimum = before >= minimum and certainty * minimum >= before / stride
+        settled = at_minimum or count >= self.batches
         return {**memory, **means, "batches": count, "step_size": step_size, "settled": settled}
 
-    def _best(self, means: Memory, count: int) -> tuple[float, float]:
-        """Return the certainty t of the signal, and the step size eta* that it leads to."""
+    def _minimum(self, means: Memory, count: int) -> tuple[float, float]:
+        """Return the certainty t of the signal, and where the averaged parabola is at its least, eta*."""
         signal, squares, weight = means["signal"], means["squares"], means["weight"]
         if signal <= 0 or squares == 0 or weight == 0:  # the square of a tiny number is rounded to 0
             return 0.0, 0.0
@@ -281,4 +281,4 @@ class LookBack(InitialStep):
         if certainty <= 0:
             return 0.0, 0.0
         curvature = max(means["curvature"], means["weighted_curvature"] / weight)
-        return certainty, certainty * signal / curvature if curvature > 0 else inf
+        return certainty, signal / curvature if curvature > 0 else inf

@@ -278,9 +278,9 @@ def test_where_all_batches_agree_the_step_goes_to_the_minimum_of_the_parabola(
         certainty = max(1 - 2.75**2 / n**2, 0)
         expected = min(max(certainty * minimum, before / 2**certainty), before * 2**certainty)
         assert memory["step_size"] == pytest.approx(expected, rel=1e-6)
-        best = certainty * minimum
-        if before != pytest.approx(best):
-            assert rule.settled(memory) == (before / 2**certainty <= best <= before or n == 40)
+        reached = before >= minimum and certainty * minimum >= before / 2**certainty
+        if before != pytest.approx(minimum):
+            assert rule.settled(memory) == (reached or n == 40)
     assert memory["step_size"] == pytest.approx(certainty * minimum, rel=1e-6)
     for event in (looked_back(1.0, 1.0, 0.0), searched(1.0), NotSearched()):
         assert rule.update(memory, event) == memory
@@ -332,8 +332,8 @@ def test_the_step_goes_by_the_certainty_of_the_signal_to_the_minimum_it_allows(
         minimum = starts[1:].mean() / curvature if counts and curvature > 0 else math.inf if counts else 0.0
         best, stride = certainty * minimum if counts else 0.0, 2**certainty
         assert steps[k] == pytest.approx(min(max(best, steps[k - 1] / stride), steps[k - 1] * stride), rel=1e-6)
-        arrived = counts and steps[k - 1] / stride <= best <= steps[k - 1]
-        assert (k == len(steps) - 1 and rule.settled(memory)) == arrived
+        reached = counts and minimum <= steps[k - 1] and best >= steps[k - 1] / stride
+        assert (k == len(steps) - 1 and rule.settled(memory)) == reached
 
 
 def test_a_faint_signal_counts_as_much_as_a_loud_one_and_noise_hardly() -> None:
