@@ -63,14 +63,15 @@ def square_sum(tensors: list[Tensor]) -> Tensor:
     """Return `||x||^2` over a list of tensors as a 0-dim tensor, not finite where one of their values is not.
 
     On a CPU a product with itself is several times faster than torch's norm; not so elsewhere, nor in half precision,
-    of which torch's norm makes a copy in fp32: so it gets pieces.
+    of which torch's norm makes a copy in fp32 on a CPU: so it gets pieces there.
     """
-    if _on_cpu(tensors) and not any(tensor.dtype in HALF for tensor in tensors):
-        return dot(tensors, tensors)
+    if _on_cpu(tensors):
+        if not any(tensor.dtype in HALF for tensor in tensors):
+            return dot(tensors, tensors)
+        tensors = [piece for tensor in tensors for piece in pieces(tensor)]
     norms = []
     for device, dtype in dict.fromkeys((tensor.device, tensor.dtype) for tensor in tensors):
-        same_kind = (tensor for tensor in tensors if (tensor.device, tensor.dtype) == (device, dtype))
-        alike = [piece for tensor in same_kind for piece in pieces(tensor)]
+        alike = [tensor for tensor in tensors if (tensor.device, tensor.dtype) == (device, dtype)]
         norms.append(torch.stack(torch._foreach_norm(alike, 2, torch.float32 if dtype in HALF else dtype)))
     return total([of_one_kind.square().sum() for of_one_kind in norms])
 

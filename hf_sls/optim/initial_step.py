@@ -265,9 +265,9 @@ class LookBack(InitialStep):
         }
         means = {name: memory[name] + (value - memory[name]) / count for name, value in seen.items()}
         certainty, minimum = self._minimum(means, count)
-        before, stride = memory["step_size"], self.growth**certainty
-        step_size = min(max(certainty * minimum, before / stride), before * stride, self.init_step_size)
-        at_minimum = before >= minimum and certainty * minimum >= before / stride
+        before, best, stride = memory["step_size"], certainty * minimum, self.growth**certainty
+        step_size = min(max(best, before / stride), before * stride, self.init_step_size)
+        at_minimum = before >= minimum and best >= before / stride
         settled = at_minimum or count >= self.batches
         return {**memory, **means, "batches": count, "step_size": step_size, "settled": settled}
 

@@ -271,7 +271,7 @@ def test_where_all_batches_agree_the_step_goes_to_the_minimum_of_the_parabola(
     """
     minimum = signal / curvature
     rule = LookBack(init_step_size=max(start, 1.0) * minimum, batches=40)
-    memory, n, before = found(rule, start * minimum), 0, 0.0
+    memory, n = found(rule, start * minimum), 0
     while not rule.settled(memory):
         n, before = n + 1, memory["step_size"]
         memory = rule.update(memory, looked_back(before, signal, curvature))
@@ -329,8 +329,10 @@ def test_the_step_goes_by_the_certainty_of_the_signal_to_the_minimum_it_allows(
         curvature = max((kept / steps[:k]).mean(), fitted)
         counts = (starts**2).any() and mean > 2.75 * starts.std(ddof=1) / math.sqrt(k + 1)
         certainty = 1 - 2.75**2 * starts.var(ddof=1) / (k + 1) / mean**2 if counts else 0.0
-        minimum = starts[1:].mean() / curvature if counts and curvature > 0 else math.inf if counts else 0.0
-        best, stride = certainty * minimum if counts else 0.0, 2**certainty
+        minimum = 0.0
+        if counts:
+            minimum = starts[1:].mean() / curvature if curvature > 0 else math.inf
+        best, stride = certainty * minimum, 2**certainty
         assert steps[k] == pytest.approx(min(max(best, steps[k - 1] / stride), steps[k - 1] * stride), rel=1e-6)
         reached = counts and minimum <= steps[k - 1] and best >= steps[k - 1] / stride
         assert (k == len(steps) - 1 and rule.settled(memory)) == reached
