@@ -40,7 +40,9 @@ class SLSTrainingArguments(TrainingArguments):
     A line search does not use `learning_rate`; `lr_scheduler_type` and the warm-up set the fraction of the step size
     found that is taken, 1 at most. `optim_args="c=0.2,..."` sets arguments of the optimizer class, and
     `optim_args="preset=published"` the values of its paper. All other arguments keep their meaning, `adam_beta1`,
-    `adam_beta2`, `adam_epsilon` and `weight_decay` among them.
+    `adam_beta2`, `adam_epsilon` and `weight_decay` among them. One value is special, in any class of arguments:
+    `adam_beta1=0.9`, the default, stands for the optimizer's own, which is 0.8 for `adam_sls` and `amsgrad_sls`. To
+    train these with 0.9, pass `optimizer_cls_and_kwargs=(AdamSLS, {"betas": (0.9, 0.999)})` to the trainer.
 
     Raises:
         ValueError: `optim_args` are unknown, of the wrong type or out of range for the optimizer.
@@ -77,12 +79,15 @@ def _parsed(args: TrainingArguments) -> tuple[str, str | None, dict[str, Any]]:
 def optimizer_class_and_kwargs(args: TrainingArguments) -> tuple[type[LineSearchOptimizer], dict[str, Any]]:
     """Return the class that `args.optim` names, and its arguments.
 
-    `optim_args` override the preset in them, and that overrides `adam_beta1`, `adam_beta2` and `adam_epsilon`.
+    `optim_args` override the preset in them, and that overrides `adam_epsilon`.
     """
     name, preset, settings = _parsed(args)
-    cls = OPTIMIZERS[name]
-    kwargs = {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon} if _has_betas(cls) else {}
-    return cls, {**kwargs, **with_preset(name, preset, settings)}
+    cls, kwargs = OPTIMIZERS[name], with_preset(name, preset, settings)
+    if _has_betas(cls):
+        beta1, _ = kwargs.get("betas", inspect.signature(cls).parameters["betas"].default)
+        beta1 = beta1 if args.adam_beta1 == TrainingArguments.adam_beta1 else args.adam_beta1
+        kwargs = {"eps": args.adam_epsilon, **kwargs, "betas": (beta1, args.adam_beta2)}
+    return cls, kwargs
 
 
 def _has_betas(cls: type[LineSearchOptimizer]) -> bool:

@@ -19,7 +19,7 @@ from transformers.training_args import OptimizerNames
 
 import hf_sls
 from hf_sls import SLSTrainer, SLSTrainingArguments
-from hf_sls.optim import OPTIMIZERS, PRESETS, create_optimizer
+from hf_sls.optim import OPTIMIZERS, PRESETS, AdamSLS, create_optimizer
 from hf_sls.training_args import parse_optim_args
 
 from .conftest import classification_rows, tiny_bert
@@ -86,6 +86,36 @@ def test_a_name_is_its_class_and_what_the_trainer_makes_of_it(name: str, argumen
         assert trainer.line_search_optimizer.describe() == created.describe()
         if preset is None:
             assert OPTIMIZERS[name](model.parameters()).describe() == created.describe()
+
+
+@pytest.mark.parametrize("cls", [SLSTrainingArguments, TrainingArguments])
+@pytest.mark.parametrize(
+    ("settings", "betas"),
+    [
+        ({}, (0.8, 0.999)),
+        ({"adam_beta1": 0.95, "adam_beta2": 0.98}, (0.95, 0.98)),
+        ({"adam_beta2": 0.98}, (0.8, 0.98)),
+        ({"optim_args": "preset=published"}, (0.9, 0.999)),
+        ({"optim_args": "preset=published", "adam_beta1": 0.5}, (0.5, 0.999)),
+        ({"optim": "plasls"}, (0.9, 0.999)),
+    ],
+)
+def test_beta1_is_the_optimizers_own_unless_it_is_set(
+    cls: type[TrainingArguments], settings: dict[str, Any], betas: tuple[float, float], arguments: Any
+) -> None:
+    args = arguments(cls, **{"optim": "adam_sls", **settings})
+    trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
+    trainer.create_optimizer()
+    assert trainer.line_search_optimizer.direction.betas == betas
+
+
+def test_adams_own_beta1_is_reached_through_the_class(arguments: Any) -> None:
+    chosen = (AdamSLS, {"betas": (0.9, 0.999)})
+    trainer = SLSTrainer(
+        model=tiny_bert(), args=arguments(), train_dataset=classification_rows(), optimizer_cls_and_kwargs=chosen
+    )
+    trainer.create_optimizer()
+    assert trainer.line_search_optimizer.direction.betas == (0.9, 0.999)
 
 
 def test_a_preset_can_be_overridden_and_an_unknown_one_is_refused() -> None:

@@ -432,11 +432,11 @@ def test_a_scheduler_instance_says_which_share_is_taken(arguments: Any) -> None:
 
 
 def test_weight_decay_groups_and_betas_reach_the_optimizer(arguments: Any) -> None:
-    args = arguments(weight_decay=0.1, adam_beta1=0.8, adam_beta2=0.99, adam_epsilon=1e-6, max_steps=1)
+    args = arguments(weight_decay=0.1, adam_beta1=0.7, adam_beta2=0.99, adam_epsilon=1e-6, max_steps=1)
     trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
     trainer.train()
     assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.1, 0.0]
-    assert trainer.line_search_optimizer.direction.betas == (0.8, 0.99)
+    assert trainer.line_search_optimizer.direction.betas == (0.7, 0.99)
     assert trainer.line_search_optimizer.direction.eps == 1e-6
 
 

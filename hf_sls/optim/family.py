@@ -161,7 +161,8 @@ class AdamSLS(_Named):
         init_step_size: where the first search starts (eta_0), positive. With `look_back` it is the largest step, and
             the first step is 2 % of the geometric mean of it and the one found.
         c: sufficient decrease, in (0, 1); larger takes smaller steps.
-        betas: decay rates of Adam's moments, each in [0, 1).
+        betas: decay rates of Adam's moments, each in [0, 1). The step found suits a direction that is mostly of recent
+            batches, so the first is 0.8, not Adam's 0.9.
         eps: added to Adam's denominator.
         search_direction: `"momentum"` searches along Adam's direction itself (arXiv 2403.18519); `"gradient"` along
             `-g / (sqrt(v^) + eps)`, and applies the step size found along Adam's direction (arXiv 2403.18506).
@@ -183,7 +184,7 @@ class AdamSLS(_Named):
         params: Params,
         init_step_size: float = 1e-2,
         c: float = 0.1,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float, float] = (0.8, 0.999),
         eps: float = 1e-8,
         search_direction: SearchDirection = "momentum",
         smoothing: float = 0.0,

@@ -14,7 +14,9 @@ _SEARCH: dict[str, Any] = {"max_trials": 100, "interpolate": False, "lower_bound
 _SLS: dict[str, Any] = {**_SEARCH, "init_step_size": 0.1, "c": 0.1, "shrink": 0.9, "growth": _DOUBLED_IN_500}
 """Vaswani et al. 2019, arXiv 1905.09997, with the first step of arXiv 2403.18506."""
 
-_ADAM_SLS: dict[str, Any] = {**_SLS, "search_direction": "gradient", "look_back": False, "smoothing": 0.0}
+_ADAM: dict[str, Any] = {"betas": (0.9, 0.999), "search_direction": "gradient"}
+
+_ADAM_SLS: dict[str, Any] = {**_SLS, **_ADAM, "look_back": False, "smoothing": 0.0}
 """Kenneweg et al. 2023, arXiv 2403.18506, section 4; for AMSGrad Vaswani et al. 2020, arXiv 2006.06835."""
 
 _SALSA: dict[str, Any] = {**_SEARCH, "init_step_size": 1.0, "c": 0.3, "smoothing": 0.99, "shrink": 0.8, "growth": 1.1}
@@ -22,8 +24,8 @@ _SALSA: dict[str, Any] = {**_SEARCH, "init_step_size": 1.0, "c": 0.3, "smoothing
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "adam_sls": _ADAM_SLS,
-    "adam_salsa": {**_SALSA, "search_direction": "gradient"},
-    "plasls": {**_SLS, "search_direction": "gradient"},
+    "adam_salsa": {**_SALSA, **_ADAM},
+    "plasls": {**_SLS, **_ADAM},
     "amsgrad_sls": _ADAM_SLS,
     "adagrad_sls": _SLS,
     "sgd_sls": _SLS,

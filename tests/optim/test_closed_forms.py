@@ -278,8 +278,8 @@ def test_where_all_batches_agree_the_step_goes_to_the_minimum_of_the_parabola(
         certainty = max(1 - 2.75**2 / n**2, 0)
         expected = min(max(certainty * minimum, before / 2**certainty), before * 2**certainty)
         assert memory["step_size"] == pytest.approx(expected, rel=1e-6)
-        reached = before >= minimum and certainty * minimum >= before / 2**certainty
-        if before != pytest.approx(minimum):
+        reached = before / 2**certainty <= certainty * minimum <= before and certainty >= 0.5
+        if before != pytest.approx(certainty * minimum):
             assert rule.settled(memory) == (reached or n == 40)
     assert memory["step_size"] == pytest.approx(certainty * minimum, rel=1e-6)
     for event in (looked_back(1.0, 1.0, 0.0), searched(1.0), NotSearched()):
@@ -334,7 +334,7 @@ def test_the_step_goes_by_the_certainty_of_the_signal_to_the_minimum_it_allows(
             minimum = starts[1:].mean() / curvature if curvature > 0 else math.inf
         best, stride = certainty * minimum, 2**certainty
         assert steps[k] == pytest.approx(min(max(best, steps[k - 1] / stride), steps[k - 1] * stride), rel=1e-6)
-        reached = counts and minimum <= steps[k - 1] and best >= steps[k - 1] / stride
+        reached = certainty >= 0.5 and steps[k - 1] / stride <= best <= steps[k - 1]
         assert (k == len(steps) - 1 and rule.settled(memory)) == reached
 
 
