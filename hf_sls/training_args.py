@@ -21,11 +21,10 @@ from .optim import OPTIMIZERS, PRESETS, LineSearchOptimizer, SearchSettings
 from .optim.registry import warn_of_settings_without_effect, with_preset
 
 _ADAM_ARGUMENTS = ("adam_beta1", "adam_beta2", "adam_epsilon")
-_NOT_IN_OPTIM_ARGS = ("return", "params", "betas", "search", "weight_decay")
+_NOT_IN_OPTIM_ARGS = ("return", "params", "search", "weight_decay")
 _SET_BY = {
     "lr": "A line search has no learning rate: init_step_size is where the first search starts. ",
     "learning_rate": "A line search has no learning rate: init_step_size is where the first search starts. ",
-    "betas": "The arguments adam_beta1 and adam_beta2 set it. ",
     "weight_decay": "The argument weight_decay sets it. ",
 }
 """Hints for names that `optim_args` do not take."""
@@ -39,10 +38,10 @@ class SLSTrainingArguments(TrainingArguments):
 
     A line search does not use `learning_rate`; `lr_scheduler_type` and the warm-up set the fraction of the step size
     found that is taken, 1 at most. `optim_args="c=0.2,..."` sets arguments of the optimizer class, and
-    `optim_args="preset=published"` the values of its paper. All other arguments keep their meaning, `adam_beta1`,
-    `adam_beta2`, `adam_epsilon` and `weight_decay` among them. One value is special, in any class of arguments:
-    `adam_beta1=0.9`, the default, stands for the optimizer's own, which is 0.8 for `adam_sls` and `amsgrad_sls`. To
-    train these with 0.9, pass `optimizer_cls_and_kwargs=(AdamSLS, {"betas": (0.9, 0.999)})` to the trainer.
+    `optim_args="preset=published"` the values of its paper. All other arguments keep their meaning, `adam_beta2`,
+    `adam_epsilon` and `weight_decay` among them. One value is special, in any class of arguments: `adam_beta1=0.9`, the
+    default, stands for the optimizer's own, which is 0.8 for `adam_sls` and `amsgrad_sls`. To train these with 0.9, set
+    `optim_args="betas=0.9/0.999"`.
 
     Raises:
         ValueError: `optim_args` are unknown, of the wrong type or out of range for the optimizer.
@@ -79,14 +78,16 @@ def _parsed(args: TrainingArguments) -> tuple[str, str | None, dict[str, Any]]:
 def optimizer_class_and_kwargs(args: TrainingArguments) -> tuple[type[LineSearchOptimizer], dict[str, Any]]:
     """Return the class that `args.optim` names, and its arguments.
 
-    `optim_args` override the preset in them, and that overrides `adam_epsilon`.
+    `optim_args` override the preset in them; their `betas` and `eps` override `adam_beta1`, `adam_beta2` and
+    `adam_epsilon`. The default of `adam_beta1` stands for that of the preset or the optimizer.
     """
     name, preset, settings = _parsed(args)
     cls, kwargs = OPTIMIZERS[name], with_preset(name, preset, settings)
     if _has_betas(cls):
-        beta1, _ = kwargs.get("betas", inspect.signature(cls).parameters["betas"].default)
-        beta1 = beta1 if args.adam_beta1 == TrainingArguments.adam_beta1 else args.adam_beta1
-        kwargs = {"eps": args.adam_epsilon, **kwargs, "betas": (beta1, args.adam_beta2)}
+        own, _ = kwargs.get("betas", inspect.signature(cls).parameters["betas"].default)
+        by_default = args.adam_beta1 == TrainingArguments.adam_beta1 == type(args).adam_beta1
+        betas = (own if by_default else args.adam_beta1, args.adam_beta2)
+        kwargs = {"eps": args.adam_epsilon, **kwargs, "betas": settings.get("betas", betas)}
     return cls, kwargs
 
 
@@ -111,11 +112,14 @@ def warn_of_arguments_without_effect(args: TrainingArguments) -> None:
     given = [key for key in _ADAM_ARGUMENTS if getattr(args, key) != defaults[key]]
     for key in given if not _has_betas(OPTIMIZERS[name]) else []:
         warnings.warn(f"{key}={getattr(args, key)} has no effect on {name!r}, which is not Adam.", stacklevel=3)
-    if "eps" in settings and "adam_epsilon" in given:
-        warnings.warn(
-            f"adam_epsilon={args.adam_epsilon} has no effect beside optim_args={args.optim_args!r}, whose eps counts.",
-            stacklevel=3,
-        )
+    for key in given:
+        setting = "eps" if key == "adam_epsilon" else "betas"
+        if setting in settings:
+            warnings.warn(
+                f"{key}={getattr(args, key)} has no effect beside optim_args={args.optim_args!r}, whose {setting} "
+                "counts.",
+                stacklevel=3,
+            )
     if args.optim_target_modules is not None:
         warnings.warn(
             f"optim_target_modules={args.optim_target_modules!r} has no effect on {name!r}; it is for GaLore, APOLLO "
@@ -158,6 +162,8 @@ def _settings(name: str) -> dict[str, Any]:
 
 
 def _describe(kind: Any) -> str:
+    if get_origin(kind) is tuple:
+        return "two numbers, as in 0.9/0.999"
     return " or ".join(map(repr, get_args(kind))) if get_origin(kind) is Literal else kind.__name__
 
 
@@ -166,6 +172,9 @@ def _converted(value: str, kind: Any) -> Any:
         if value not in get_args(kind):
             raise ValueError(value)
         return value
+    if get_origin(kind) is tuple:
+        first, second = value.split("/")
+        return float(first), float(second)
     if kind is bool:
         if value.lower() not in _BOOLEANS:
             raise ValueError(value)

@@ -19,8 +19,8 @@ from transformers.training_args import OptimizerNames
 
 import hf_sls
 from hf_sls import SLSTrainer, SLSTrainingArguments
-from hf_sls.optim import OPTIMIZERS, PRESETS, AdamSLS, create_optimizer
-from hf_sls.training_args import parse_optim_args
+from hf_sls.optim import OPTIMIZERS, PRESETS, create_optimizer
+from hf_sls.training_args import optimizer_class_and_kwargs, parse_optim_args
 
 from .conftest import classification_rows, tiny_bert
 
@@ -97,6 +97,9 @@ def test_a_name_is_its_class_and_what_the_trainer_makes_of_it(name: str, argumen
         ({"adam_beta2": 0.98}, (0.8, 0.98)),
         ({"optim_args": "preset=published"}, (0.9, 0.999)),
         ({"optim_args": "preset=published", "adam_beta1": 0.5}, (0.5, 0.999)),
+        ({"optim_args": "preset=authors_code"}, (0.9, 0.999)),
+        ({"optim_args": "betas=0.9/0.999"}, (0.9, 0.999)),
+        ({"optim": "amsgrad_sls", "adam_beta1": 0.9}, (0.8, 0.999)),
         ({"optim": "plasls"}, (0.9, 0.999)),
     ],
 )
@@ -109,13 +112,14 @@ def test_beta1_is_the_optimizers_own_unless_it_is_set(
     assert trainer.line_search_optimizer.direction.betas == betas
 
 
-def test_adams_own_beta1_is_reached_through_the_class(arguments: Any) -> None:
-    chosen = (AdamSLS, {"betas": (0.9, 0.999)})
-    trainer = SLSTrainer(
-        model=tiny_bert(), args=arguments(), train_dataset=classification_rows(), optimizer_cls_and_kwargs=chosen
-    )
-    trainer.create_optimizer()
-    assert trainer.line_search_optimizer.direction.betas == (0.9, 0.999)
+def test_a_default_of_beta1_that_a_subclass_chooses_counts(arguments: Any) -> None:
+    @dataclasses.dataclass
+    class Arguments(SLSTrainingArguments):
+        adam_beta1: float = 0.95
+
+    for given, beta1 in (({}, 0.95), ({"adam_beta1": 0.9}, 0.9)):
+        _, kwargs = optimizer_class_and_kwargs(arguments(Arguments, **given))
+        assert kwargs["betas"] == (beta1, 0.999)
 
 
 def test_a_preset_can_be_overridden_and_an_unknown_one_is_refused() -> None:
@@ -137,6 +141,7 @@ def test_a_preset_can_be_overridden_and_an_unknown_one_is_refused() -> None:
         ("c", "'c' has no '=value'"),
         ("c=much", "c='much' is not float"),
         ("max_trials=1.5", "max_trials='1.5' is not int"),
+        ("betas=0.9", "betas='0.9' is not two numbers, as in 0.9/0.999"),
         ("interpolate=perhaps", "interpolate='perhaps' is not bool"),
         ("search_direction=newton", "search_direction='newton' is not 'gradient' or 'momentum'"),
         ("weight_decay=0.1", "'weight_decay' is unknown. The argument weight_decay sets it."),

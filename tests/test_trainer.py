@@ -312,6 +312,7 @@ def test_a_default_learning_rate_is_not_whatever_it_is(arguments: Any, caplog: p
         ("sgd_sls", {"adam_beta1": 0.8}, "adam_beta1=0.8 has no effect on 'sgd_sls'"),
         ("ponos", {"adam_epsilon": 1e-6}, "adam_epsilon=1e-06 has no effect on 'ponos'"),
         ("adam_sls", {"adam_epsilon": 1e-6, "optim_args": "eps=1e-7"}, "adam_epsilon=1e-06 has no effect beside"),
+        ("adam_sls", {"adam_beta1": 0.7, "optim_args": "betas=0.9/0.99"}, "adam_beta1=0.7 has no effect beside"),
         ("adam_sls", {"optim_target_modules": ["attn"]}, "optim_target_modules=.'attn'. has no effect"),
     ],
 )
