@@ -151,7 +151,7 @@ class AdamSLS(_Named):
 
     Each step is Adam's, `w - eta * m^ / (sqrt(v^) + eps)`. The first search finds the largest tried eta that satisfies
     the Armijo condition along the searched direction `p`, `f(w + eta p) <= f(w) - c * eta * <g, -p>`. Then each batch
-    looks back at the last step, and eta goes to the minimum of the parabola that they see, at most `init_step_size`.
+    looks back at the last step, and eta goes towards the minimum of the parabola that they see, at most `init_step_size`.
 
     `look_back=False` searches every step of the run, each from a little above the last step, as ADAMSLS does (Kenneweg
     et al. 2023, arXiv 2403.18506); `create_optimizer("adam_sls", params, preset="published")` has all of its values.
@@ -161,8 +161,8 @@ class AdamSLS(_Named):
         init_step_size: where the first search starts (eta_0), positive. With `look_back` it is the largest step, and
             the first step is 2 % of the geometric mean of it and the one found.
         c: sufficient decrease, in (0, 1); larger takes smaller steps.
-        betas: decay rates of Adam's moments, each in [0, 1). The step found suits a direction that is mostly of recent
-            batches, so the first is 0.8, not Adam's 0.9.
+        betas: decay rates of Adam's moments, each in [0, 1). The first is 0.8, not Adam's 0.9, whatever `look_back`: a
+            shorter memory lags less behind in runs of a few hundred steps. Batches of a few rows need the longer one.
         eps: added to Adam's denominator.
         search_direction: `"momentum"` searches along Adam's direction itself (arXiv 2403.18519); `"gradient"` along
             `-g / (sqrt(v^) + eps)`, and applies the step size found along Adam's direction (arXiv 2403.18506).
