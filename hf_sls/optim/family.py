@@ -151,7 +151,7 @@ class AdamSLS(_Named):
 
     Each step is Adam's, `w - eta * m^ / (sqrt(v^) + eps)`. The first search finds the largest tried eta that satisfies
     the Armijo condition along the searched direction `p`, `f(w + eta p) <= f(w) - c * eta * <g, -p>`. Then each batch
-    looks back at the last step, and eta goes towards the minimum of the parabola that they see, at most `init_step_size`.
+    looks back at the last step, and eta goes towards the minimum of the parabola that they see, up to `init_step_size`.
 
     `look_back=False` searches every step of the run, each from a little above the last step, as ADAMSLS does (Kenneweg
     et al. 2023, arXiv 2403.18506); `create_optimizer("adam_sls", params, preset="published")` has all of its values.

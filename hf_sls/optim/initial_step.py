@@ -171,10 +171,10 @@ class LookBack(InitialStep):
         eta*  = mean(x) / H              H = max(mean(h), mean(eta^2 h) / mean(eta^2))
         eta  := t eta*, but at least eta / growth^t and at most eta growth^t, and never above init_step_size
 
-    The search ends at the first batch that asks for no longer step: `t eta*` is between eta / growth^t and eta. For that
-    t has to be at least 1/2, so that chance is no end. It also ends when `batches` of them have looked back. The step
-    size that comes out is held for the rest of the run, and a schedule may scale it. Until then every step is taken
-    whole while a schedule warms up, so the search is a warm-up as well.
+    The search ends at the first batch that asks for no longer step: `t eta*` is between eta / growth^t and eta. That
+    counts only if t is at least 1/2, so chance ends no search. It also ends when `batches` of them have looked back.
+    The step size that comes out is held for the rest of the run, and a schedule may scale it. Until then every step is
+    taken whole while a schedule warms up, so the search is a warm-up as well.
 
     The first search finds how far Armijo's condition lets the first batch go, from `init_step_size` down. One batch is
     little evidence, so the geometric mean of that and `init_step_size` counts, and a small part of it, `first_part`, is
