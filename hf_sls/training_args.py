@@ -20,7 +20,9 @@ from transformers.training_args import OptimizerNames
 from .optim import OPTIMIZERS, PRESETS, LineSearchOptimizer, SearchSettings
 from .optim.registry import warn_of_settings_without_effect, with_preset
 
-_ADAM_ARGUMENTS = ("adam_beta1", "adam_beta2", "adam_epsilon")
+_ADAM_ARGUMENTS = {"adam_beta1": "betas", "adam_beta2": "betas", "adam_epsilon": "eps"}
+"""The setting of `optim_args` that overrides each."""
+
 _NOT_IN_OPTIM_ARGS = ("return", "params", "search", "weight_decay")
 _SET_BY = {
     "lr": "A line search has no learning rate: init_step_size is where the first search starts. ",
@@ -110,10 +112,10 @@ def warn_of_arguments_without_effect(args: TrainingArguments) -> None:
     warn_of_settings_without_effect(name, preset, settings)
     defaults = {each.name: each.default for each in fields(args)}
     given = [key for key in _ADAM_ARGUMENTS if getattr(args, key) != defaults[key]]
-    for key in given if not _has_betas(OPTIMIZERS[name]) else []:
-        warnings.warn(f"{key}={getattr(args, key)} has no effect on {name!r}, which is not Adam.", stacklevel=3)
     for key in given:
-        setting = "eps" if key == "adam_epsilon" else "betas"
+        setting = _ADAM_ARGUMENTS[key]
+        if not _has_betas(OPTIMIZERS[name]):
+            warnings.warn(f"{key}={getattr(args, key)} has no effect on {name!r}, which is not Adam.", stacklevel=3)
         if setting in settings:
             warnings.warn(
                 f"{key}={getattr(args, key)} has no effect beside optim_args={args.optim_args!r}, whose {setting} "

@@ -77,10 +77,8 @@ def _around_markers(name: str, text: str) -> tuple[str, str]:
 
 _MNIST = {"width": 256, "batch_size": 128, "max_steps": -1, "label_noise": 0.0}
 _LANGUAGE = {"width": 128, "batch_size": 8, "lr_scheduler_type": "linear"}
-_LAST_STEP = (
-    "look_back=false,init_step_size=0.1,shrink=0.5,lower_bound=0,c=0.5,smoothing=0,growth={},search_rate=inf,"
-    "betas=0.9/0.999"
-)
+_ADAMS_OWN = f"{EVERY_STEP},betas=0.9/0.999"
+_LAST_STEP = "look_back=false,init_step_size=0.1,shrink=0.5,lower_bound=0,c=0.5,smoothing=0,growth={}," + _ADAMS_OWN
 _ARMIJO, _GROWING = _LAST_STEP.format("1.0013872557"), _LAST_STEP.format("1.1")
 _SMOOTHED = "look_back=false,init_step_size=0.1,growth=1.1,shrink=0.5,lower_bound=0,c=0.3"
 _RULES: dict[str, tuple[str, str | None]] = {"as published": ("adam_sls", PUBLISHED), "adam_sls": ("adam_sls", None)}
@@ -100,7 +98,7 @@ def _smoothed(task: str, name: str, **where: Any) -> list[Curve]:
         Curve(
             f"{name}, smoothing {smoothing}",
             task,
-            {**where, "optim_args": f"{_SMOOTHED},smoothing={smoothing},search_rate=inf,betas=0.9/0.999"},
+            {**where, "optim_args": f"{_SMOOTHED},smoothing={smoothing},{_ADAMS_OWN}"},
         )
         for smoothing in ("0", "0.9", "0.99")
     ]

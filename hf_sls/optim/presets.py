@@ -15,6 +15,7 @@ _SLS: dict[str, Any] = {**_SEARCH, "init_step_size": 0.1, "c": 0.1, "shrink": 0.
 """Vaswani et al. 2019, arXiv 1905.09997, with the first step of arXiv 2403.18506."""
 
 _ADAM: dict[str, Any] = {"betas": (0.9, 0.999), "search_direction": "gradient"}
+"""Adam's own moments, and a search along its preconditioned gradient (arXiv 2403.18506)."""
 
 _ADAM_SLS: dict[str, Any] = {**_SLS, **_ADAM, "look_back": False, "smoothing": 0.0}
 """Kenneweg et al. 2023, arXiv 2403.18506, section 4; for AMSGrad Vaswani et al. 2020, arXiv 2006.06835."""
