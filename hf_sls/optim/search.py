@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import partial
 from math import inf, isfinite, nan
 from typing import Any, Literal
 
@@ -141,16 +140,18 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
         if start.outcome is not None:
             return _cannot_search(start.outcome, rules, move, start.loss, start.slope, checks)
         resolution = 0.0 if getattr(rules.criterion, "tolerance", 0.0) else batch.rounding * abs(start.loss)
-        look = partial(
-            rules.backtracking.search, trials.loss_at, start.line, start.loss, start.slope, resolution=resolution
+        result = rules.backtracking.search(
+            trials.loss_at, start.line, start.loss, start.slope, start.step_size, resolution=resolution
         )
-        result, last = look(step_size=start.step_size), _NO_LAST_STEP
         taken = rules.initial_step.taken(move.memory["initial_step"], result.step_size)
         if result.outcome == "accepted" and taken < result.step_size:
-            whole, result = result, look(step_size=taken)
-            result = replace(result, trials=whole.trials + result.trials, accepted_before=1)
+            # Not judged: rounding may hide what so short a step does, and backtracking from it would end anywhere.
+            result = replace(
+                result, step_size=taken, loss=trials.loss_at(taken), trials=result.trials + 1, accepted_before=1
+            )
         if observer is not None:
             _show(observer, move, path, trials, start.loss, start.slope, start.line, result)
+        last = _NO_LAST_STEP
         if not move.memory["has_found_a_step"]:
             checks += check_slope(trials, start.loss, start.slope, result)
         if result.outcome == "accepted":

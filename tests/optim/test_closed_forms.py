@@ -487,6 +487,27 @@ def test_the_first_step_is_a_part_of_the_geometric_mean_of_armijos_and_the_large
     assert decrease(far) > 0
 
 
+def test_rounding_that_hides_what_a_short_step_does_does_not_shorten_the_first_step() -> None:
+    """A loss that is one per cent too high close to its start, as a model in bf16 hardly answers to a short step."""
+    start = torch.ones(4, dtype=torch.float64)
+    w = start.clone().requires_grad_()
+
+    def closure() -> torch.Tensor:
+        loss = w.square().sum()
+        return 1.01 * loss if 0 < float((w.detach() - start).abs().max()) < 1e-3 else loss
+
+    closure.rounding = 2**-8  # as hf_sls.LossClosure has it
+    optimizer = create_optimizer("adam_sls", [w])
+    loss = closure()
+    loss.backward()
+    optimizer.step(closure, loss=loss)
+    report = optimizer.last_report
+    assert report.step_size == pytest.approx(0.02 * 1e-2)
+    assert (report.trials, report.backtracks) == (2, 0)
+    assert report.loss_decrease == pytest.approx(4 - 1.01 * 4 * (1 - 2e-4) ** 2)
+    assert torch.allclose(w.detach(), start - 2e-4, atol=1e-10, rtol=0)
+
+
 @settings(deadline=None)
 @given(st.lists(st.floats(-1e3, 1e3), min_size=64, max_size=64))
 def test_the_watch_compares_two_windows_as_scipy_does(losses: list[float]) -> None:
