@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -90,9 +91,16 @@ class LossClosure:
         self._loss = None
         return loss
 
+    def close(self) -> None:
+        """Free the micro-batches after the step; calling the closure then raises `RuntimeError`."""
+        self.trials = False
+        self._micro_batches.clear()
+
     @property
     def loss(self) -> Tensor:
         """The recorded loss: what the closure returns at the parameters it was recorded at. A collective call."""
+        if not self._losses:
+            raise RuntimeError("This LossClosure has no micro-batch: call record() before the step.")
         if self._loss is None:
             total = self._sum(self._losses)
             self._loss = torch.as_tensor(mean_over_processes(total, total.device))
@@ -124,7 +132,7 @@ class LossClosure:
         An exception on one process is raised on all of them.
         """
         if not self.trials:
-            raise RuntimeError("This LossClosure cannot be evaluated again: it was made with trials=False.")
+            raise RuntimeError("This LossClosure cannot be evaluated again: made with trials=False, or closed.")
         return torch.as_tensor(mean_of_evaluations(self._replayed, like=self._sum(self._losses)))
 
     def _replayed(self) -> Tensor:
@@ -141,16 +149,21 @@ class LossClosure:
 
 @dataclass(frozen=True)
 class _Saved:
-    """A buffer or frozen parameter, and its value at one moment."""
+    """A buffer, a frozen parameter or a number of a module, and its value at one moment.
 
-    owner: dict[str, Tensor | None]
+    Elements of an expanded tensor share their memory, so that no forward pass can write to one: it has no copy.
+    """
+
+    owner: dict[str, Any]
     name: str
-    tensor: Tensor
-    value: Tensor
+    held: Any
+    copy: Tensor | None = None
 
     def restore(self) -> None:
-        self.tensor.copy_(self.value)
-        self.owner[self.name] = self.tensor
+        if self.copy is not None:
+            self.held.copy_(self.copy)
+        if self.owner.get(self.name) is not self.held:
+            self.owner[self.name] = self.held
 
 
 @dataclass(frozen=True)
@@ -191,23 +204,41 @@ _UPDATED_PARAMETERS: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary
 
 @torch.no_grad()
 def _saved(model: nn.Module) -> list[_Saved]:
-    """Save what a forward pass may change: buffers, except packed weights, and `_UPDATED_PARAMETERS`."""
-    buffers = [
+    """Save what a forward pass may change: buffers, except packed weights, `_UPDATED_PARAMETERS`, and numbers.
+
+    Numbers go with buffers: a cache of rotary embeddings that grows keeps its length in one.
+    """
+    modules = dict(model.named_modules())
+    owners: list[tuple[dict[str, Any], str, Any]] = [
         (module._buffers, name, buffer)
-        for module in model.modules()
+        for module in modules.values()
         for name, buffer in module._buffers.items()
         if buffer is not None and (buffer.is_floating_point() or buffer.numel() <= _LARGEST_INTEGER_BUFFER)
     ]
-    parameters = []
     for path in _UPDATED_PARAMETERS.get(model, []):
         module_path, _, name = path.rpartition(".")
-        owner = model.get_submodule(module_path)._parameters
-        parameters.append((owner, name, owner[name]))
-    return [
-        _Saved(owner, name, tensor, tensor.detach().clone())  # type: ignore[arg-type]
-        for owner, name, tensor in buffers + parameters
-        if tensor is not None
+        if module_path in modules and name in modules[module_path]._parameters:
+            owners.append((modules[module_path]._parameters, name, modules[module_path]._parameters[name]))
+    owners += [
+        (module.__dict__, name, value)
+        for module in modules.values()
+        for name, value in module.__dict__.items()
+        if type(value) in (int, float) or (isinstance(value, Tensor) and value.dim() == 0)
     ]
+    return [_Saved(owner, name, value, _copy(value)) for owner, name, value in owners if value is not None]
+
+
+def _copy(value: Any) -> Tensor | None:
+    """Return a copy of a tensor that a forward pass can change in place; `None` for anything else."""
+    if not isinstance(value, Tensor) or value.requires_grad or _is_expanded(value):
+        return None
+    return value.detach().clone()
+
+
+def _is_expanded(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and any(
+        size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride())
+    )
 
 
 @contextmanager

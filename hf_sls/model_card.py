@@ -147,7 +147,7 @@ def publishable(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: without_paths(without_secrets(value))
         for name, value in settings.items()
-        if not (is_secret(name) or _NOT_OF_THE_RUN.fullmatch(name))
+        if not (is_secret(name, value) or _NOT_OF_THE_RUN.fullmatch(name))
     }
 
 

@@ -19,6 +19,7 @@ _SECRET_NAME = re.compile(
     rf"(?!({'|'.join(SPECIAL_TOKENS)})$)(.*_)?"
     "(token|(api|access|secret|private)_?key|secret|passwd|credentials?|authorization)|.*password"
 )
+_SPECIAL_TOKEN = re.compile(r"<[^<>\s]{1,40}>|\[[^\[\]\s]{1,40}\]")
 _SECRET_TEXT = re.compile(
     r"\bhf_[A-Za-z0-9]{30,}|\bgh[a-z]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{22,}|\bsk-[A-Za-z0-9_-]{32,}"
     r"|\b(?i:bearer|authorization: basic) [\w+/=.-]{16,}|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
@@ -26,9 +27,13 @@ _SECRET_TEXT = re.compile(
 """Tokens of the Hub, of GitHub and of OpenAI, an HTTP header that authorizes, and user and password of an address."""
 
 
-def is_secret(name: Any) -> bool:
-    """Whether a value of this name is secret: `api_key`, `apiKey`, `X-Api-Key` and the like."""
-    if not isinstance(name, str):
+def is_secret(name: Any, value: Any = "") -> bool:
+    """Whether a value of this name is secret: `api_key`, `apiKey`, `X-Api-Key` and the like.
+
+    A number is not, nor the text of a special token, as in `max_token=5` and `image_token="<image>"`.
+    """
+    harmless = isinstance(value, (int, float)) or (isinstance(value, str) and _SPECIAL_TOKEN.fullmatch(value))
+    if harmless or not isinstance(name, str):
         return False
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").lower()
     return _SECRET_NAME.fullmatch(words) is not None
@@ -41,7 +46,7 @@ def without_secrets(value: Any) -> Any:
 
 def public_attributes(owner: Any) -> dict[str, Any]:
     """Return the attributes of an object, `None` in place of a secret and none within the others."""
-    return {name: None if is_secret(name) else without_secrets(value) for name, value in vars(owner).items()}
+    return {name: None if is_secret(name, value) else without_secrets(value) for name, value in vars(owner).items()}
 
 
 def public_copy(owner: Any) -> Any:
@@ -68,18 +73,18 @@ def remove_paths_from_json(path: Path, **changes: Any) -> None:
 
 def without_paths(value: Any) -> Any:
     """Return a value in which the last component replaces each absolute path."""
-    return _mapped(value, _last_part_of_path, lambda name: False)
+    return _mapped(value, _last_part_of_path, lambda name, value: False)
 
 
 def _last_part_of_path(value: Any) -> Any:
     if not isinstance(value, (str, Path)):
         return value
     path = Path(str(value).removeprefix("file://"))
-    return path.name if path.is_absolute() and path.name else value
+    return path.name if path.is_absolute() and len(path.parts) > 2 else value  # "/no_think" names no folder
 
 
 def _mapped(
-    value: Any, change: Callable[[Any], Any], left_out: Callable[[Any], bool], around: tuple[int, ...] = ()
+    value: Any, change: Callable[[Any], Any], left_out: Callable[[Any, Any], bool], around: tuple[int, ...] = ()
 ) -> Any:
     """Change what lies in containers and in plain objects, and leave out entries and attributes by their name.
 
@@ -89,12 +94,13 @@ def _mapped(
         return value
     inside = partial(_mapped, change=change, left_out=left_out, around=(*around, id(value)))
     if isinstance(value, dict):
-        return {key: inside(each) for key, each in value.items() if not left_out(key)}
+        return {key: inside(each) for key, each in value.items() if not left_out(key, each)}
     if type(value) in (list, tuple, set, frozenset):
         return type(value)(map(inside, value))
     if isinstance(value, SimpleNamespace) or (is_dataclass(value) and not isinstance(value, type)):
         copied = copy.copy(value)
         for name in list(vars(value) if hasattr(value, "__dict__") else value.__dataclass_fields__):
-            object.__setattr__(copied, name, None if left_out(name) else inside(getattr(value, name)))
+            each = getattr(value, name)
+            object.__setattr__(copied, name, None if left_out(name, each) else inside(each))
         return copied
     return change(value)

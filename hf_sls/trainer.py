@@ -272,7 +272,8 @@ class LineSearchTrainerMixin(PushMixin, _Base):
 
         With a line search, several processes end together where training fails on one of them.
         """
-        self.window = self._counts_at_last_log = None
+        self.close_window()
+        self._counts_at_last_log = None
         if self._wants_line_search():
             self._add_own_callbacks()
         together = ending_together(self.args.auto_find_batch_size) if self._wants_line_search() else nullcontext()
@@ -280,10 +281,16 @@ class LineSearchTrainerMixin(PushMixin, _Base):
             with together:
                 return super()._inner_training_loop(*args, **kwargs)
         finally:
-            self.window = None
+            self.close_window()
             for callback in self._own_callbacks:
                 self.remove_callback(callback)
             self._own_callbacks = []
+
+    def close_window(self) -> None:
+        """Close the window of the step, so that its batches are freed at once."""
+        if self.window is not None:
+            self.window.close()
+        self.window = None
 
     def _add_own_callbacks(self) -> None:
         if not self._own_callbacks:

@@ -7,7 +7,7 @@ the optimizer as its closure::
                            window.training_step(super().training_step, model, inputs, ...)
     clip_grad_norm_        window.clipped(norm, max_norm)
     on_pre_optimizer_step  optimizer.closure = window
-    on_optimizer_step      optimizer.count_if_left_out(); window = None
+    on_optimizer_step      optimizer.count_if_left_out(); window.close()
 
 The first micro-batch opens the window, not `on_step_begin`: where the end of an epoch cuts a window short, the Trainer
 carries its gradient over into the next step, and calls `on_step_begin` in between.
@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
@@ -29,9 +30,12 @@ from .closure import LossClosure
 from .refusals import NOT_RECORDED, OWN_BACKWARD
 
 _MISSING = object()
-_COUNTS = (bool, int, float, str, tuple, type(None))
+_COUNTS = (bool, int, float, str, tuple, type(None), np.generic)
 _MAPPINGS = (dict, UserDict)
 _CONTAINERS = (*_MAPPINGS, list, deque, set)
+_ARRAYS = (Tensor, np.ndarray)
+_LARGEST = 10_000
+"""Number of entries above which a container or array of a trainer is taken for data, which no evaluation changes."""
 
 
 class StepWindow(LossClosure):
@@ -154,7 +158,7 @@ class WindowCallback(TrainerCallback):
         optimizer = self._trainer.line_search_optimizer
         if optimizer is not None:
             optimizer.count_if_left_out()
-        self._trainer.window = None
+        self._trainer.close_window()
 
 
 def _gradient_versions(model: nn.Module) -> list[tuple[int, int]]:
@@ -163,20 +167,45 @@ def _gradient_versions(model: nn.Module) -> list[tuple[int, int]]:
     return [(id(gradient), gradient._version) for gradient in gradients if gradient is not None]
 
 
+class _Array:
+    """A tensor or array and its values now."""
+
+    def __init__(self, array: Tensor | np.ndarray) -> None:
+        self._array = array
+        self._values: Any = array.clone() if isinstance(array, Tensor) else array.copy()
+        self._version = _version(array)
+
+    def restore(self) -> Any:
+        """Put the values back into the array, if they may have changed; return it."""
+        if isinstance(self._array, np.ndarray):
+            self._array[...] = self._values
+        elif _version(self._array) != self._version:
+            with torch.no_grad():
+                self._array.copy_(self._values)
+        return self._array
+
+    def copy(self) -> Any:
+        """Return a copy of the values."""
+        return self._values
+
+
+def _version(array: Any) -> int:
+    """Return how often a tensor was changed in place; 0 for an array, and for a tensor that does not count."""
+    return 0 if isinstance(array, np.ndarray) or array.is_inference() else array._version
+
+
 class _Snapshot:
-    """A container and what it holds now, nested containers included."""
+    """A container and what it holds now, nested containers, tensors and arrays included."""
 
     def __init__(self, container: Any) -> None:
         self._container = container
         mapping = isinstance(container, _MAPPINGS)
-        self._entries = [
-            (key, _Snapshot(value) if isinstance(value, (*_CONTAINERS, tuple)) else value)
-            for key, value in (container.items() if mapping else enumerate(container))
-        ]
+        entries = container.items() if mapping else enumerate(container)
+        self._entries = [(key, _snapshot(value)) for key, value in entries]
 
     def restore(self) -> Any:
         """Put the same objects back into the same containers; return the container."""
-        held = {key: value.restore() if isinstance(value, _Snapshot) else value for key, value in self._entries}
+        held = {key: value.restore() if _is_snapshot(value) else value for key, value in self._entries}
         now = self._container
         if isinstance(now, tuple):
             return now
@@ -187,13 +216,24 @@ class _Snapshot:
 
     def copy(self) -> Any:
         """Return a copy that shares no container and no tensor with the original."""
-        held = {key: value.copy() if isinstance(value, _Snapshot) else _cloned(value) for key, value in self._entries}
+        held = {key: value.copy() if _is_snapshot(value) else value for key, value in self._entries}
         if isinstance(self._container, tuple):
             make = getattr(self._container, "_make", type(self._container))
             return make(list(held.values()))
         duplicate = copy.copy(self._container)
         _fill(duplicate, held)
         return duplicate
+
+
+def _snapshot(value: Any) -> Any:
+    """Return a snapshot of what can change in place, and anything else as it is."""
+    if isinstance(value, (*_CONTAINERS, tuple)):
+        return _Snapshot(value)
+    return _Array(value) if isinstance(value, _ARRAYS) else value
+
+
+def _is_snapshot(value: Any) -> bool:
+    return isinstance(value, (_Snapshot, _Array))
 
 
 def _fill(container: Any, held: dict[Any, Any]) -> None:
@@ -208,28 +248,46 @@ def _fill(container: Any, held: dict[Any, Any]) -> None:
         container.extend(held.values())
 
 
-def _cloned(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
-
-
 def copied(value: Any) -> Any:
-    """Return a copy of nested inputs, of their containers and tensors; anything else in them is shared."""
-    return _Snapshot(value).copy() if isinstance(value, (*_CONTAINERS, tuple)) else _cloned(value)
+    """Return a copy of nested inputs, of their containers, tensors and arrays; anything else in them is shared."""
+    snapshot = _snapshot(value)
+    return snapshot.copy() if _is_snapshot(snapshot) else value
+
+
+def _is_small(value: Any) -> bool:
+    """Whether a container or array has at most `_LARGEST` entries, those of nested ones included."""
+    entries, inside = 0, [value]
+    while inside:
+        each = inside.pop()
+        if isinstance(each, _ARRAYS):
+            entries += each.size if isinstance(each, np.ndarray) else each.numel()
+        else:
+            entries += len(each)
+        if entries > _LARGEST:
+            return False
+        if isinstance(each, (*_CONTAINERS, tuple)):
+            values = each.values() if isinstance(each, _MAPPINGS) else each
+            inside += [value for value in values if isinstance(value, (*_CONTAINERS, *_ARRAYS, tuple))]
+    return True
 
 
 @contextmanager
 def _counts_put_back(trainer: Trainer) -> Iterator[None]:
-    """Put back the attributes of a trainer that are numbers or containers, and what the containers hold.
+    """Put back the attributes of a trainer that are numbers, containers or arrays, and what these hold.
 
-    Datasets are left out: they may be lists, and no evaluation changes them.
+    Large ones are left out, and datasets, which may be lists: no evaluation changes them.
     """
     attributes = {name: value for name, value in vars(trainer).items() if not name.endswith("dataset")}
-    containers = {name: _Snapshot(value) for name, value in attributes.items() if isinstance(value, _CONTAINERS)}
+    held = {
+        name: _snapshot(value)
+        for name, value in attributes.items()
+        if isinstance(value, (*_CONTAINERS, *_ARRAYS)) and _is_small(value)
+    }
     counts = {name: value for name, value in attributes.items() if isinstance(value, _COUNTS)}
     try:
         yield
     finally:
-        for name, snapshot in containers.items():
+        for name, snapshot in held.items():
             counts[name] = snapshot.restore()
         for name, value in counts.items():
             setattr(trainer, name, value)

@@ -77,6 +77,46 @@ def test_a_replaced_buffer_is_put_back() -> None:
     assert before == 1
 
 
+def test_an_expanded_buffer_and_a_cache_that_grows_are_replayed() -> None:
+    """The length of the cache is a number on the first call and a tensor after it, as in rotary embeddings."""
+
+    class Rotary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+            self.register_buffer("positions", torch.arange(3.0).expand(2, 3))
+            self.register_buffer("cache", torch.arange(2.0))
+            self.longest: int | torch.Tensor = 2
+
+        def forward(self, length: int) -> torch.Tensor:
+            if length > self.longest:
+                self.cache, self.longest = torch.arange(float(length)) / length, torch.tensor(length)
+            return self.scale * self.cache[:length].sum() + self.positions.sum()
+
+    model = Rotary()
+    for length, longest in ((2, 2), (4, 4), (3, 4), (8, 8)):
+        closure = LossClosure(model)
+        loss = closure.record(partial(model, length))
+        assert closure() == closure() == loss
+        assert (int(model.longest), len(model.cache)) == (longest, longest)
+
+
+def test_an_updated_parameter_that_is_gone_is_not_looked_for() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False))
+
+    def evaluate() -> torch.Tensor:
+        with torch.no_grad():
+            for layer in model[1:]:
+                layer.weight.add_(1.0)
+        return model(torch.ones(1, 2)).sum()
+
+    LossClosure(model).record(evaluate)
+    del model[1]
+    closure = LossClosure(model)
+    closure.record(evaluate)
+    assert closure() == closure.loss
+
+
 def test_a_replay_starts_from_what_the_evaluation_found() -> None:
     """A vector of a power iteration, and a moving average of the parameters, which is frozen."""
 
@@ -176,6 +216,19 @@ def test_packed_weights_are_no_buffers_to_put_back() -> None:
     before = [buffer._version for buffer in model.buffers()]
     closure()
     assert [buffer._version > version for buffer, version in zip(model.buffers(), before)] == [False, True]
+
+
+def test_a_closure_without_a_recording_or_after_its_step_says_so() -> None:
+    model = nn.Linear(1, 1)
+    closure = LossClosure(model)
+    optimizer = create_optimizer("adam_sls", model.parameters())
+    with pytest.raises(RuntimeError, match=r"call record\(\) before the step"):
+        optimizer.step(closure)
+    loss = closure.record(lambda: model(torch.ones(1, 1)).square().sum())
+    closure.close()
+    assert closure.loss == loss
+    with pytest.raises(RuntimeError, match="or closed"):
+        closure()
 
 
 def test_a_divisor_has_to_be_positive() -> None:

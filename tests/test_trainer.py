@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -262,6 +265,26 @@ def test_training_twice_starts_a_new_window(arguments: Any) -> None:
         assert trainer.line_search_optimizer.last_report.outcome == outcome
         assert trainer.line_search_optimizer.last_trials > 0
     assert trainer.line_search_optimizer.counts["steps"] == 2
+
+
+def test_the_batches_of_a_step_are_freed_with_it(arguments: Any) -> None:
+    """At once, without the collector of cycles."""
+    alive: list[weakref.ref[Any]] = []
+
+    class Noting(SLSTrainer):
+        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            assert [window() for window in alive] == [None] * len(alive)
+            loss = super().training_step(*args, **kwargs)
+            alive.append(weakref.ref(self.window))
+            return loss
+
+    trainer = Noting(model=tiny_bert(), args=arguments(max_steps=4), train_dataset=classification_rows())
+    gc.disable()
+    try:
+        trainer.train()
+    finally:
+        gc.enable()
+    assert len(alive) == 4
 
 
 def test_auto_find_batch_size_begins_again(arguments: Any) -> None:
@@ -571,13 +594,17 @@ def test_a_compute_loss_can_tell_a_trial(arguments: Any) -> None:
 
 
 def test_what_a_trainer_counts_is_that_of_the_steps(arguments: Any) -> None:
-    """Numbers, containers and what is in them, whatever their names; and what it logs."""
+    """Numbers, arrays, containers and what is in them, whatever their names; and what it logs. A large one is data."""
 
     class Library(SLSTrainer):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.metrics: Any = {"train": defaultdict(list)}
             self.seen, self.recent, self.ids = 0, deque(maxlen=3), set()
+            self.rows, self.mean = torch.zeros((), dtype=torch.long), np.float32(0)
+            self.by_class = {"array": np.zeros(2), "tensor": torch.zeros(2)}
+            self.tree: list[Any] = [[0] * 384] * 1000
+            self.tree.append(self.tree)
 
         def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
             loss = super().compute_loss(*args, **kwargs)
@@ -585,6 +612,10 @@ def test_what_a_trainer_counts_is_that_of_the_steps(arguments: Any) -> None:
             self.metrics["train"]["loss"].append(float(loss.detach()))
             self.recent.append(self.seen)
             self.ids.add(self.seen)
+            self.rows += 1
+            self.mean += np.float32(1)
+            for counted in self.by_class.values():
+                counted += 1
             self.log({"own": self.seen})
             return loss
 
@@ -593,6 +624,8 @@ def test_what_a_trainer_counts_is_that_of_the_steps(arguments: Any) -> None:
     assert trainer.line_search_optimizer.counts["trials"] >= 5
     assert trainer.seen == len(trainer.metrics["train"]["loss"]) == 5
     assert (list(trainer.recent), trainer.ids) == ([3, 4, 5], {1, 2, 3, 4, 5})
+    assert trainer.rows == trainer.mean == 5
+    assert [counted.tolist() for counted in trainer.by_class.values()] == [[5, 5], [5, 5]]
     assert [entry["own"] for entry in trainer.state.log_history if "own" in entry] == [1, 2, 3, 4, 5]
 
 

@@ -159,3 +159,16 @@ def test_an_object_may_contain_itself_or_have_slots() -> None:
     found = without_secrets({"slotted": Slotted(), "around": around})
     assert found["around"].api_key is None
     assert found["slotted"] == Slotted(token=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("image_token", "<image>"), ("mask_token", "[MASK]"), ("max_token", 5), ("suffix", "/no_think")]
+)
+def test_a_number_a_special_token_and_a_command_stay(name: str, value: Any) -> None:
+    args = SimpleNamespace(**{name: value})
+    assert getattr(public_copy(args), name) == value
+
+
+@pytest.mark.parametrize("value", ["<secret", "a<b>", "<a b>"])
+def test_what_only_resembles_a_special_token_is_secret(value: str) -> None:
+    assert public_copy(SimpleNamespace(api_token=value)).api_token is None
