@@ -115,6 +115,17 @@ class LineSearchCallback(TrainerCallback):
             self._last_seen = report
             self._warn_of_failures(report, state)
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Name the landscapes that were not recorded, as no search came after their steps."""
+        missed = [step for step in self._steps_to_come if step <= state.global_step]
+        if missed and line_search_of(kwargs["optimizer"]) is not None and state.is_world_process_zero:
+            logger.warning(
+                f"landscape_steps={missed} were not recorded: no step from there on was searched. With 'adam_sls' "
+                'optim_args="search_rate=inf" searches every step.'
+            )
+
     def _stop_observing(self, optimizer: Any) -> None:
         search = line_search_of(optimizer)
         if search is not None:

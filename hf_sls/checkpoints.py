@@ -96,10 +96,11 @@ def naming_unreadable_files(checkpoint: str, *names: str) -> Iterator[None]:
     except _LOAD_ERRORS as error:
         if isinstance(error, _DEVICE_ERRORS):
             raise
-        unreadable = [name for name in names if not _can_be_read(Path(checkpoint, name))] or names
+        unreadable = [name for name in names if not _can_be_read(Path(checkpoint, name))]
+        advice = "" if unreadable else ", or use the optim, the optim_args and the model that it was saved with"
         raise ValueError(
-            f"resume_from_checkpoint={checkpoint!r}: {' or '.join(unreadable)} cannot be read ({error}). Resume from "
-            "another checkpoint."
+            f"resume_from_checkpoint={checkpoint!r}: {' or '.join(unreadable or names)} cannot be read ({error}). "
+            f"Resume from another checkpoint{advice}."
         ) from error
 
 

@@ -274,6 +274,8 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         """
         self.close_window()
         self._counts_at_last_log = None
+        if self.line_search_optimizer is not None:  # of an earlier `train()`
+            self.line_search_optimizer.forget_losses()
         if self._wants_line_search():
             self._add_own_callbacks()
         together = ending_together(self.args.auto_find_batch_size) if self._wants_line_search() else nullcontext()

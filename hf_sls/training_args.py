@@ -18,10 +18,17 @@ from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from .optim import OPTIMIZERS, PRESETS, LineSearchOptimizer, SearchSettings
+from .optim._validation import check_range
 from .optim.registry import warn_of_settings_without_effect, with_preset
 
 _ADAM_ARGUMENTS = {"adam_beta1": "betas", "adam_beta2": "betas", "adam_epsilon": "eps"}
 """The setting of `optim_args` that overrides each."""
+
+_LEARNING_RATES_OF_A_SCHEDULE = {"lr_end", "min_lr"}
+"""Arguments of schedules that are learning rates with AdamW."""
+
+_LEAST_FRACTION = 0.01
+"""A fraction below it is taken for a learning rate."""
 
 _NOT_IN_OPTIM_ARGS = ("return", "params", "search", "weight_decay")
 _SET_BY = {
@@ -101,6 +108,10 @@ def check_arguments(args: TrainingArguments) -> None:
     """Raise `ValueError` if the `optim_args` do not suit the line search, before a model is touched."""
     if is_line_search(args.optim):
         cls, kwargs = optimizer_class_and_kwargs(args)
+        if _has_betas(cls):
+            for name in ("adam_beta1", "adam_beta2"):
+                check_range(name, getattr(args, name), low=0.0, high=1.0, include_high=False)
+            check_range("adam_epsilon", args.adam_epsilon, low=0.0)
         cls([torch.zeros(())], **kwargs)
 
 
@@ -120,6 +131,14 @@ def warn_of_arguments_without_effect(args: TrainingArguments) -> None:
             warnings.warn(
                 f"{key}={getattr(args, key)} has no effect beside optim_args={args.optim_args!r}, whose {setting} "
                 "counts.",
+                stacklevel=3,
+            )
+    schedule = args.lr_scheduler_kwargs if isinstance(args.lr_scheduler_kwargs, dict) else {}
+    for key in sorted(_LEARNING_RATES_OF_A_SCHEDULE & schedule.keys()):
+        if isinstance(schedule[key], float) and 0 < schedule[key] < _LEAST_FRACTION:
+            warnings.warn(
+                f"lr_scheduler_kwargs={schedule!r}: {key} is not a learning rate here. It is the fraction of the step "
+                f"size found that is taken at the end; {key}=0.1 ends at a tenth of it.",
                 stacklevel=3,
             )
     if args.optim_target_modules is not None:

@@ -162,6 +162,12 @@ def test_optim_args_out_of_range_are_refused_before_training(arguments: Any) -> 
             SLSTrainer(model=tiny_bert(), args=arguments(cls, optim="adam_sls", optim_args="c=7"))
 
 
+@pytest.mark.parametrize(("name", "value"), [("adam_beta1", 1.5), ("adam_beta2", -0.1), ("adam_epsilon", -1.0)])
+def test_arguments_of_adam_out_of_range_are_refused_by_name(name: str, value: float, arguments: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{name}={value} is not allowed"):
+        arguments(optim="adam_sls", **{name: value})
+
+
 @pytest.mark.parametrize("value", [{"c": 0.1}, ["c=0.1"], 5])
 @pytest.mark.parametrize("cls", ALL)
 def test_optim_args_of_another_kind_are_refused_with_a_sentence(cls: Any, value: Any, arguments: Any) -> None:

@@ -260,6 +260,14 @@ def test_a_landscape_of_a_step_without_search_is_that_of_the_next_with_one(argum
     assert 4 < landscape.step <= 12
 
 
+def test_landscapes_that_never_came_are_named(arguments: Any, caplog: pytest.LogCaptureFixture) -> None:
+    steps = {"max_steps": 40, "learning_rate": 5e-5}
+    with caplog.at_level(logging.WARNING, "hf_sls.callbacks"):
+        trainer = trained(arguments, [LineSearchCallback(landscape_steps=[1, 39, 50])], **steps)
+    assert not trainer.line_search_optimizer.search_due
+    assert "landscape_steps=[39] were not recorded" in caplog.text
+
+
 def test_a_resumed_run_keeps_the_landscapes_of_before(arguments: Any, tmp_path: Path) -> None:
     saved = {"save_strategy": "steps", "save_steps": 3, "max_steps": 6, "optim_args": "search_rate=inf"}
     trained(arguments, [LineSearchCallback(landscape_steps=[2])], **saved)

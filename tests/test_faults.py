@@ -327,6 +327,13 @@ def test_the_state_of_another_member_is_refused_by_name(arguments: Any, tmp_path
         trained(arguments, resume=str(tmp_path / "run" / "checkpoint-4"))
 
 
+def test_a_resumed_run_needs_the_arguments_of_its_optimizer(arguments: Any, tmp_path: Path) -> None:
+    trained(arguments)
+    checkpoint = str(tmp_path / "run" / "checkpoint-4")
+    with pytest.raises(ValueError, match="or use the optim, the optim_args and the model that it was saved with"):
+        trained(arguments, optim_args="look_back=false", resume=checkpoint)
+
+
 def test_other_parameter_groups_are_refused(arguments: Any, tmp_path: Path) -> None:
     trained(arguments, optim="plasls", optim_args="blocks=1")
     with pytest.raises(ValueError, match="parameter group"):

@@ -265,6 +265,7 @@ def test_training_twice_starts_a_new_window(arguments: Any) -> None:
         assert trainer.line_search_optimizer.last_report.outcome == outcome
         assert trainer.line_search_optimizer.last_trials > 0
     assert trainer.line_search_optimizer.counts["steps"] == 2
+    assert trainer.line_search_optimizer.param_groups[0]["line_search"]["watch"]["before"] == 0
 
 
 def test_the_batches_of_a_step_are_freed_with_it(arguments: Any) -> None:
@@ -337,6 +338,11 @@ def test_a_default_learning_rate_is_not_whatever_it_is(arguments: Any, caplog: p
         ("adam_sls", {"adam_epsilon": 1e-6, "optim_args": "eps=1e-7"}, "adam_epsilon=1e-06 has no effect beside"),
         ("adam_sls", {"adam_beta1": 0.7, "optim_args": "betas=0.9/0.99"}, "adam_beta1=0.7 has no effect beside"),
         ("adam_sls", {"optim_target_modules": ["attn"]}, "optim_target_modules=.'attn'. has no effect"),
+        (
+            "adam_sls",
+            {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 5e-4}},
+            "min_lr is not a learning rate here. It is the fraction of the step size found",
+        ),
     ],
 )
 def test_training_arguments_without_effect_are_mentioned(

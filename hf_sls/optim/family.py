@@ -170,9 +170,11 @@ class AdamSLS(_Named):
         shrink: factor of a rejected step (beta), in (0, 1).
         growth: with `look_back`, the largest factor from one step to the next, up or down, above 1; else that from one
             search to the next (gamma^(1/n)), at least 1.
-        look_back: whether to find the step size at the start of the run and keep it. A `Watch` shortens it if the run
-            gets worse. The criterion is then Armijo's with the rounding of bfloat16 as its tolerance. `search_rate=inf`
-            searches the steps that follow too; any other rate has no effect.
+        look_back: whether to find the step size at the start of the run and keep it. The criterion is then Armijo's
+            with the rounding of bfloat16 as its tolerance. `search_rate=inf` searches the steps that follow too; any
+            other rate has no effect.
+        watch: whether a `Watch` shortens the steps of `look_back` if the loss rises again. Turn it off for a loss that
+            rises by design, with a weight in it that grows for example.
         search: `SearchSettings`.
     """
 
@@ -191,15 +193,16 @@ class AdamSLS(_Named):
         shrink: float = 0.5,
         growth: float = 2.0,
         look_back: bool = True,
+        watch: bool = True,
         **search: Unpack[SearchSettings],
     ) -> None:
-        check_choice("look_back", look_back, (False, True))
+        for name, value in (("look_back", look_back), ("watch", watch)):
+            check_choice(name, value, (False, True))
         direction = _adam(betas, eps, search_direction, self._amsgrad)
         initial_step: InitialStep = LastStep(init_step_size, growth)
         check_range("smoothing", smoothing, low=0.0, high=1.0, include_high=False)
         criterion: Criterion = Smoothed(c, smoothing) if smoothing else Armijo(c)
         cadence: Cadence | None = None
-        watch = None
         if look_back:
             if _is_infinite(search.get("search_rate")):
                 cadence = Always()
@@ -207,8 +210,9 @@ class AdamSLS(_Named):
                 check_range("search_rate", search["search_rate"], low=SMALLEST, high=LARGEST)
             search["search_rate"] = inf
             initial_step = LookBack(init_step_size, growth)
-            criterion, watch = Armijo(c, _ROUNDING_OF_BF16), Watch()
-        super().__init__(params, direction, criterion, initial_step, shrink, search, cadence, watch=watch)
+            criterion = Armijo(c, _ROUNDING_OF_BF16)
+        watching = Watch() if look_back and watch else None
+        super().__init__(params, direction, criterion, initial_step, shrink, search, cadence, watch=watching)
 
 
 class AMSGradSLS(AdamSLS):

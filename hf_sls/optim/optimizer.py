@@ -425,6 +425,12 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         if worse:
             self._shorten(memory)
 
+    def forget_losses(self) -> None:
+        """Let the watch start anew, before training on other data, whose loss may be higher."""
+        self._unwatched = []
+        if self.watch is not None:
+            self._remember_in_all(watch=self.watch.new_memory())
+
     def _shorten(self, watched: dict[str, float]) -> None:
         """Divide the step size by four, and say why."""
         first = self.found_step_sizes[0] * self._fractions()[0]
@@ -435,7 +441,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         warnings.warn(
             f"The loss of the last {watched['steps']} steps, {watched['mean']:.4g} on average, is above the "
             f"{watched['least']:.4g} that the run had reached. Steps of {first:.1e} are "
-            "too long for it now; those to come are a quarter of that.",
+            "too long for it now; those to come are a quarter of that. If the loss is to rise, as a weight in it "
+            "grows, watch=False leaves the steps as they are.",
             stacklevel=4,
         )
 

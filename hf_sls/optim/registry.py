@@ -25,6 +25,7 @@ OPTIMIZERS: dict[str, type[_Named]] = {
 _USED_WITH: dict[str, list[tuple[str, Any]]] = {
     "smoothing": [("look_back", False)],
     "search_rate": [("look_back", False)],
+    "watch": [("look_back", True)],
     "warmup": [("search_rate", inf)],
     "max_interval": [("search_rate", inf)],
 }

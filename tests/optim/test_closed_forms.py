@@ -678,6 +678,19 @@ def test_a_run_that_gets_worse_says_so_and_takes_shorter_steps() -> None:
     assert optimizer.param_groups[0]["step_size"] == pytest.approx(before / 4)
 
 
+@pytest.mark.parametrize(("watch", "forgets"), [(False, False), (True, True)])
+def test_a_loss_that_is_to_rise_and_that_of_other_data_shorten_no_step(watch: bool, forgets: bool) -> None:
+    w = torch.ones(2, requires_grad=True)
+    optimizer = create_optimizer("adam_sls", [w], watch=watch)
+    for level in (0.0, 40.0):
+        for _ in range(64):
+            optimizer.step(lambda level=level: (w - 1).square().sum() + w.sum() + level)
+        if forgets:
+            optimizer.forget_losses()
+        found = optimizer.param_groups[0]["line_search"]["initial_step"]["step_size"]
+        assert optimizer.param_groups[0]["step_size"] == found
+
+
 def test_losses_that_are_never_finite_are_told_of() -> None:
     w = torch.tensor([2.0, -1.0], requires_grad=True)
     optimizer = create_optimizer("adam_sls", [w])

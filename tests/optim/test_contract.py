@@ -707,6 +707,7 @@ BAD: dict[str, tuple[str, dict[str, Any]]] = {
     "search_rate": ("adam_sls", {"search_rate": float("nan")}),
     "search_credit": ("ponos", {"search_credit": -1.0}),
     "look_back": ("adam_sls", {"look_back": "yes"}),
+    "watch": ("adam_sls", {"watch": 0.5}),
     "lower_bound": ("adam_sls", {"lower_bound": float("inf")}),
     "interpolate": ("adam_sls", {"interpolate": "False"}),
     "c_p": ("ponos", {"c_p": 0.0}),
@@ -732,6 +733,8 @@ def test_bad_values_are_refused_by_name(argument: str) -> None:
 def test_a_setting_without_effect_is_pointed_out() -> None:
     with pytest.warns(UserWarning, match=r"smoothing=0.3 has no effect on 'adam_sls' beside look_back=True"):
         create_optimizer("adam_sls", Network().parameters(), smoothing=0.3)
+    with pytest.warns(UserWarning, match=r"watch=False has no effect on 'adam_sls' beside look_back=False"):
+        create_optimizer("adam_sls", Network().parameters(), watch=False, look_back=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         create_optimizer("adam_sls", Network().parameters(), smoothing=0.3, look_back=False)
