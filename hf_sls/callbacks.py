@@ -33,6 +33,11 @@ _ADVICE = {
     "non_finite": "The loss or the gradient is NaN or infinite. Check the batches and the model; instead of fp16 try "
     "bf16=True.",
 }
+_UNCERTAIN = (
+    "The search has ended without a clear answer: the batches do not agree on a longer step, so the step size stays at "
+    "{:.1e}. That is right where labels are noisy. If the loss falls too slowly, use larger batches, or start about "
+    'three times higher with optim_args="init_step_size=0.1", which allows steps of up to 0.1.'
+)
 _MAX_DECREASE_RATIO = 3.0
 """Ratio of the decrease to the predicted decrease, up or down, above which a search went wrong."""
 
@@ -75,6 +80,8 @@ class LineSearchCallback(TrainerCallback):
         self._last_seen: SearchReport | None = None
         self._failures = 0
         self._has_warned = False
+        search = line_search_of(kwargs.get("optimizer"))
+        self._has_told = search is not None and search.is_uncertain
         self._steps_to_come = [step for step in self.landscape_steps if step > state.global_step]
         self._landscapes: list[Landscape] = []
         if self._observed:
@@ -111,6 +118,10 @@ class LineSearchCallback(TrainerCallback):
         if report is None:
             return
         self._show(search.param_groups[0]["step_size"], search.last_trials)
+        if search.is_uncertain and not self._has_told:
+            self._has_told = True
+            if state.is_world_process_zero:
+                logger.warning(_UNCERTAIN.format(search.found_step_sizes[0]))
         if report is not self._last_seen:
             self._last_seen = report
             self._warn_of_failures(report, state)

@@ -219,7 +219,7 @@ def test_searches_that_keep_failing_are_warned_of_once(
         settings["max_steps"] = 40  # it searches once it has settled
     with caplog.at_level(logging.WARNING, "hf_sls.callbacks"):
         trained(arguments, [callback], trainer_class, **settings)
-    (record,) = [record for record in caplog.records if record.name == "hf_sls.callbacks"]
+    (record,) = [record for record in caplog.records if "went wrong" in record.getMessage()]
     assert re.match(rf"The last 3 searches went wrong, up {advice}", record.getMessage())
 
 
@@ -258,6 +258,25 @@ def test_a_landscape_of_a_step_without_search_is_that_of_the_next_with_one(argum
     trained(arguments, [callback], max_steps=12, optim_args="look_back=false,search_credit=1,search_rate=0.2")
     (landscape,) = load_landscapes(tmp_path / "run")
     assert 4 < landscape.step <= 12
+
+
+@pytest.mark.parametrize(("wrong_labels", "agree"), [(True, False), (False, True)])
+def test_a_search_that_ends_without_agreement_says_so_once(
+    wrong_labels: bool, agree: bool, arguments: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Labels that have nothing to do with the rows, and labels that say what is in them."""
+    rows = classification_rows(400)
+    generator = torch.Generator().manual_seed(0)
+    for row in rows.rows:
+        coin = int(torch.randint(2, (), generator=generator))
+        row["labels"] = torch.tensor(coin if wrong_labels else int(row["input_ids"][0]) % 2)
+    settings = {"max_steps": 60, "per_device_train_batch_size": 4 if wrong_labels else 32}
+    trainer = SLSTrainer(model=tiny_bert(), args=arguments(**settings), train_dataset=rows)
+    with caplog.at_level(logging.WARNING, "hf_sls.callbacks"):
+        trainer.train()
+    assert trainer.line_search_optimizer.is_uncertain != agree
+    said = [record.getMessage() for record in caplog.records if "without a clear answer" in record.getMessage()]
+    assert len(said) == (0 if agree else 1)
 
 
 def test_landscapes_that_never_came_are_named(arguments: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -57,6 +57,10 @@ class InitialStep:
         """Whether the step size is found, so that no step needs a search any more."""
         return False
 
+    def uncertain(self, memory: Memory) -> bool:
+        """Whether the step size has settled though the batches do not agree on it."""
+        return False
+
     def update(self, memory: Memory, event: Event) -> Memory:
         """Return the memory after an event. By default the step size that a search has ended with is kept."""
         match event:
@@ -237,6 +241,9 @@ class LookBack(InitialStep):
 
     def settled(self, memory: Memory) -> bool:
         return bool(memory["settled"])
+
+    def uncertain(self, memory: Memory) -> bool:
+        return self.settled(memory) and not self._minimum(memory, int(memory["batches"]))[0]
 
     def update(self, memory: Memory, event: Event) -> Memory:
         match event:

@@ -228,6 +228,11 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         )
 
     @property
+    def is_uncertain(self) -> bool:
+        """Whether the step size has settled though the batches do not agree that it is long enough."""
+        return any(self.initial_step.uncertain(group["line_search"]["initial_step"]) for group in self.param_groups)
+
+    @property
     def counts(self) -> dict[str, float]:
         """Totals since the first step, over resumed runs too.
 
