@@ -169,9 +169,12 @@ def _optimizers(given: dict[str, Any] | str, path: Path) -> dict[str, Any]:
 def main() -> None:
     """Run the script."""
     (args,) = HfArgumentParser(SweepArguments).parse_args_into_dataclasses(_with_flag(sys.argv[1:]))
+    runs = read_sweep(args.sweep)
+    wanted = [run for run in runs if re.search(args.only or "", run.label)]
+    if not wanted:
+        raise ValueError(f"only={args.only!r} matches no run of {args.sweep}; their names are like {runs[0].label!r}.")
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    wanted = [run for run in read_sweep(args.sweep) if re.search(args.only or "", run.label)]
     results = read_results(output_dir)
     waiting = [run for run in wanted if find_result(run, results) is None]
     print(f"{len(wanted)} runs, {len(wanted) - len(waiting)} of them finished before.")

@@ -23,6 +23,7 @@ from .launch import once
 
 ray = pytest.importorskip("ray")
 
+import sweep
 from report import (
     ReportArguments,
     _in_the_picture,
@@ -266,6 +267,15 @@ def test_what_cannot_run_is_refused_before_anything_does(optimizer: Any, problem
     (tmp_path / "sweep.json").write_text(json.dumps({**content, "optimizers": {"wrong": optimizer}}))
     with pytest.raises(ValueError, match=problem):
         read_sweep(tmp_path / "sweep.json")
+
+
+def test_a_name_that_matches_no_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["sweep.py", str(SMOKE), "--only", "^adam_sls$", "--output_dir", str(tmp_path / "out")]
+    )
+    with pytest.raises(ValueError, match=r"only='\^adam_sls\$' matches no run of .*; their names are like '.*-.*-0'"):
+        sweep.main()
+    assert not (tmp_path / "out").exists()
 
 
 def test_with_an_address_ray_joins_that_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
