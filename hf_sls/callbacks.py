@@ -35,8 +35,8 @@ _ADVICE = {
 }
 _UNCERTAIN = (
     "The search has ended without a clear answer: the batches do not agree on a longer step, so the step size stays at "
-    "{:.1e}. That is right where labels are noisy. If the loss falls too slowly, use larger batches, or start about "
-    'three times higher with optim_args="init_step_size=0.1", which allows steps of up to 0.1.'
+    "{:.1e}. That is right where labels are noisy. If the loss falls too slowly, shuffle the data and use larger "
+    'batches, or start three to ten times higher with optim_args="init_step_size={:g}", also the largest step then.'
 )
 _MAX_DECREASE_RATIO = 3.0
 """Ratio of the decrease to the predicted decrease, up or down, above which a search went wrong."""
@@ -47,7 +47,7 @@ class LineSearchCallback(TrainerCallback):
 
     `SLSTrainer` and the mixin add one while they train, unless you pass one to set its arguments:
 
-        >>> callback = LineSearchCallback(landscape_steps=[1, 50])
+        >>> callback = LineSearchCallback(landscape_steps=[1, 10])
 
     as `SLSTrainer(..., callbacks=[callback])`.
 
@@ -114,14 +114,15 @@ class LineSearchCallback(TrainerCallback):
             self._stop_observing(search)
             if self._landscapes and state.is_world_process_zero:
                 save_landscapes(self._landscapes, Path(args.output_dir) / LANDSCAPE_NAME)
+        if search.is_uncertain and not self._has_told:
+            self._has_told = True
+            if state.is_world_process_zero:
+                higher = 10 * search.initial_step.init_step_size
+                logger.warning(_UNCERTAIN.format(search.found_step_sizes[0], higher))
         report = search.last_search
         if report is None:
             return
         self._show(search.param_groups[0]["step_size"], search.last_trials)
-        if search.is_uncertain and not self._has_told:
-            self._has_told = True
-            if state.is_world_process_zero:
-                logger.warning(_UNCERTAIN.format(search.found_step_sizes[0]))
         if report is not self._last_seen:
             self._last_seen = report
             self._warn_of_failures(report, state)
@@ -133,7 +134,7 @@ class LineSearchCallback(TrainerCallback):
         missed = [step for step in self._steps_to_come if step <= state.global_step]
         if missed and line_search_of(kwargs["optimizer"]) is not None and state.is_world_process_zero:
             logger.warning(
-                f"landscape_steps={missed} were not recorded: no step from there on was searched. With 'adam_sls' "
+                f"landscape_steps={missed} were not recorded: no step from there on was searched. "
                 'optim_args="search_rate=inf" searches every step.'
             )
 

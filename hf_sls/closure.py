@@ -149,9 +149,9 @@ class LossClosure:
 
 @dataclass(frozen=True)
 class _Saved:
-    """A buffer, a frozen parameter or a number of a module, and its value at one moment.
+    """A buffer, a frozen parameter or another attribute of a module, and its value at one moment.
 
-    Elements of an expanded tensor share their memory, so that no forward pass can write to one: it has no copy.
+    Without a copy the attribute is bound to the same object again, and what was written into that stays.
     """
 
     owner: dict[str, Any]
@@ -162,7 +162,7 @@ class _Saved:
     def restore(self) -> None:
         if self.copy is not None:
             self.held.copy_(self.copy)
-        if self.owner.get(self.name) is not self.held:
+        if self.name not in self.owner or self.owner[self.name] is not self.held:
             self.owner[self.name] = self.held
 
 
@@ -204,12 +204,13 @@ _UPDATED_PARAMETERS: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary
 
 @torch.no_grad()
 def _saved(model: nn.Module) -> list[_Saved]:
-    """Save what a forward pass may change: buffers, except packed weights, `_UPDATED_PARAMETERS`, and numbers.
+    """Save what a forward pass may change: buffers, except packed weights, and `_UPDATED_PARAMETERS`.
 
-    Numbers go with buffers: a cache of rotary embeddings that grows keeps its length in one.
+    The attributes of a module that are numbers, tensors or `None` are bound to the same objects again: a cache of
+    rotary embeddings that grows keeps its length or its table in one.
     """
     modules = dict(model.named_modules())
-    owners: list[tuple[dict[str, Any], str, Any]] = [
+    owners: list[tuple[dict[str, Any], str, Tensor | None]] = [
         (module._buffers, name, buffer)
         for module in modules.values()
         for name, buffer in module._buffers.items()
@@ -219,26 +220,24 @@ def _saved(model: nn.Module) -> list[_Saved]:
         module_path, _, name = path.rpartition(".")
         if module_path in modules and name in modules[module_path]._parameters:
             owners.append((modules[module_path]._parameters, name, modules[module_path]._parameters[name]))
-    owners += [
-        (module.__dict__, name, value)
+    bound = [
+        _Saved(module.__dict__, name, value)
         for module in modules.values()
         for name, value in module.__dict__.items()
-        if type(value) in (int, float) or (isinstance(value, Tensor) and value.dim() == 0)
+        if value is None or type(value) in (int, float) or isinstance(value, Tensor)
     ]
-    return [_Saved(owner, name, value, _copy(value)) for owner, name, value in owners if value is not None]
+    return [_Saved(owner, name, value, _copy(value)) for owner, name, value in owners if value is not None] + bound
 
 
-def _copy(value: Any) -> Tensor | None:
-    """Return a copy of a tensor that a forward pass can change in place; `None` for anything else."""
-    if not isinstance(value, Tensor) or value.requires_grad or _is_expanded(value):
-        return None
-    return value.detach().clone()
+def _copy(tensor: Tensor) -> Tensor | None:
+    return tensor.detach().clone() if is_writeable(tensor) else None
 
 
-def _is_expanded(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and any(
-        size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride())
-    )
+def is_writeable(tensor: Tensor) -> bool:
+    """Whether a tensor can be written to: not from inference mode, and not expanded, several elements in one place."""
+    strided = tensor.layout == torch.strided
+    expanded = strided and any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride()))
+    return not tensor.is_inference() and not expanded
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from transformers import Trainer, TrainingArguments
 
 from .optim import LineSearchOptimizer
 from .plotting import plot_run
-from .private import SPECIAL_TOKENS, is_secret, without_paths, without_secrets
+from .private import is_secret, without_paths, without_secrets
 from .runs import Run
 
 _TEMPLATE = Path(__file__).parent / "model_card_template.md"
@@ -133,7 +133,8 @@ def changed_settings(args: TrainingArguments) -> dict[str, Any]:
     for field in fields(args):
         default = field.default if field.default_factory is MISSING else field.default_factory()
         default = default.value if isinstance(default, Enum) else default
-        value = getattr(args, field.name) if field.name in SPECIAL_TOKENS else values.get(field.name)
+        masked = field.name.endswith("_token")  # by `to_dict`, whatever it is
+        value = getattr(args, field.name) if masked else values.get(field.name)
         exact = isinstance(default, bool) or field.name in _PRECISIONS
         differs = value != default if exact else (value or None) != (default or None)
         if field.init and differs and not field.name.startswith("do_"):  # the Trainer does not read do_train, ...

@@ -19,7 +19,10 @@ _SECRET_NAME = re.compile(
     rf"(?!({'|'.join(SPECIAL_TOKENS)})$)(.*_)?"
     "(token|(api|access|secret|private)_?key|secret|passwd|credentials?|authorization)|.*password"
 )
-_SPECIAL_TOKEN = re.compile(r"<[^<>\s]{1,40}>|\[[^\[\]\s]{1,40}\]")
+_TOKEN_OF_A_MODEL = re.compile(
+    rf"(?!({'|'.join(SPECIAL_TOKENS)})$)(?!.*(api|access|auth|hub|bot|refresh|bearer|hf|user|secret|private)_?)(.*_)?token"
+)
+_SPECIAL_TOKEN = re.compile(r"<\|?[A-Za-z_]{1,30}\|?>|\[[A-Z_]{1,20}\]")
 _SECRET_TEXT = re.compile(
     r"\bhf_[A-Za-z0-9]{30,}|\bgh[a-z]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{22,}|\bsk-[A-Za-z0-9_-]{32,}"
     r"|\b(?i:bearer|authorization: basic) [\w+/=.-]{16,}|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
@@ -30,12 +33,14 @@ _SECRET_TEXT = re.compile(
 def is_secret(name: Any, value: Any = "") -> bool:
     """Whether a value of this name is secret: `api_key`, `apiKey`, `X-Api-Key` and the like.
 
-    A number is not, nor the text of a special token, as in `max_token=5` and `image_token="<image>"`.
+    A number of tokens is not, nor the text of a special token: `max_token=5` and `image_token="<image>"`.
     """
-    harmless = isinstance(value, (int, float)) or (isinstance(value, str) and _SPECIAL_TOKEN.fullmatch(value))
-    if harmless or not isinstance(name, str):
+    if not isinstance(name, str):
         return False
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").lower()
+    if _TOKEN_OF_A_MODEL.fullmatch(words):
+        number = isinstance(value, (int, float))
+        return not (number or (isinstance(value, str) and value and _SPECIAL_TOKEN.fullmatch(value)))
     return _SECRET_NAME.fullmatch(words) is not None
 
 
@@ -72,7 +77,7 @@ def remove_paths_from_json(path: Path, **changes: Any) -> None:
 
 
 def without_paths(value: Any) -> Any:
-    """Return a value in which the last component replaces each absolute path."""
+    """Return a value in which the last component replaces each absolute path; a text `/a` without a folder stays."""
     return _mapped(value, _last_part_of_path, lambda name, value: False)
 
 
@@ -80,7 +85,8 @@ def _last_part_of_path(value: Any) -> Any:
     if not isinstance(value, (str, Path)):
         return value
     path = Path(str(value).removeprefix("file://"))
-    return path.name if path.is_absolute() and len(path.parts) > 2 else value  # "/no_think" names no folder
+    is_command = isinstance(value, str) and value.count("/") == 1  # "/no_think"
+    return path.name if path.is_absolute() and path.name and not is_command else value
 
 
 def _mapped(

@@ -272,7 +272,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
 
         With a line search, several processes end together where training fails on one of them.
         """
-        self.close_window()
+        self._close_window()
         self._counts_at_last_log = None
         if self.line_search_optimizer is not None:  # of an earlier `train()`
             self.line_search_optimizer.forget_losses()
@@ -283,12 +283,12 @@ class LineSearchTrainerMixin(PushMixin, _Base):
             with together:
                 return super()._inner_training_loop(*args, **kwargs)
         finally:
-            self.close_window()
+            self._close_window()
             for callback in self._own_callbacks:
                 self.remove_callback(callback)
             self._own_callbacks = []
 
-    def close_window(self) -> None:
+    def _close_window(self) -> None:
         """Close the window of the step, so that its batches are freed at once."""
         if self.window is not None:
             self.window.close()

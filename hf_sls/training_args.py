@@ -24,8 +24,12 @@ from .optim.registry import warn_of_settings_without_effect, with_preset
 _ADAM_ARGUMENTS = {"adam_beta1": "betas", "adam_beta2": "betas", "adam_epsilon": "eps"}
 """The setting of `optim_args` that overrides each."""
 
-_LEARNING_RATES_OF_A_SCHEDULE = {"lr_end", "min_lr"}
-"""Arguments of schedules that are learning rates with AdamW."""
+_LEARNING_RATE_AT_THE_END = {
+    "cosine_with_min_lr": "min_lr",
+    "cosine_warmup_with_min_lr": "min_lr",
+    "polynomial": "lr_end",
+}
+"""By schedule, the argument that is a learning rate with AdamW."""
 
 _LEAST_FRACTION = 0.01
 """A fraction below it is taken for a learning rate."""
@@ -134,13 +138,13 @@ def warn_of_arguments_without_effect(args: TrainingArguments) -> None:
                 stacklevel=3,
             )
     schedule = args.lr_scheduler_kwargs if isinstance(args.lr_scheduler_kwargs, dict) else {}
-    for key in sorted(_LEARNING_RATES_OF_A_SCHEDULE & schedule.keys()):
-        if isinstance(schedule[key], float) and 0 < schedule[key] < _LEAST_FRACTION:
-            warnings.warn(
-                f"lr_scheduler_kwargs={schedule!r}: {key} is not a learning rate here. It is the fraction of the step "
-                f"size found that is taken at the end; {key}=0.1 ends at a tenth of it.",
-                stacklevel=3,
-            )
+    key = _LEARNING_RATE_AT_THE_END.get(optimizer_name(args.lr_scheduler_type), "")
+    if isinstance(schedule.get(key), float) and 0 < schedule[key] < _LEAST_FRACTION:
+        warnings.warn(
+            f"lr_scheduler_kwargs={schedule!r}: {key} is not a learning rate here. It is the fraction of the step "
+            f"size found that is taken at the end; {key}=0.1 ends at a tenth of it.",
+            stacklevel=3,
+        )
     if args.optim_target_modules is not None:
         warnings.warn(
             f"optim_target_modules={args.optim_target_modules!r} has no effect on {name!r}; it is for GaLore, APOLLO "

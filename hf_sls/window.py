@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from .closure import LossClosure
+from .closure import LossClosure, is_writeable
 from .refusals import NOT_RECORDED, OWN_BACKWARD
 
 _MISSING = object()
@@ -158,7 +158,7 @@ class WindowCallback(TrainerCallback):
         optimizer = self._trainer.line_search_optimizer
         if optimizer is not None:
             optimizer.count_if_left_out()
-        self._trainer.close_window()
+        self._trainer._close_window()
 
 
 def _gradient_versions(model: nn.Module) -> list[tuple[int, int]]:
@@ -173,25 +173,19 @@ class _Array:
     def __init__(self, array: Tensor | np.ndarray) -> None:
         self._array = array
         self._values: Any = array.clone() if isinstance(array, Tensor) else array.copy()
-        self._version = _version(array)
 
     def restore(self) -> Any:
-        """Put the values back into the array, if they may have changed; return it."""
+        """Put the values back into the array, if it can be written to; return it."""
         if isinstance(self._array, np.ndarray):
-            self._array[...] = self._values
-        elif _version(self._array) != self._version:
-            with torch.no_grad():
-                self._array.copy_(self._values)
+            if self._array.flags.writeable:
+                self._array[...] = self._values
+        elif is_writeable(self._array):
+            self._array.data.copy_(self._values)
         return self._array
 
     def copy(self) -> Any:
         """Return a copy of the values."""
         return self._values
-
-
-def _version(array: Any) -> int:
-    """Return how often a tensor was changed in place; 0 for an array, and for a tensor that does not count."""
-    return 0 if isinstance(array, np.ndarray) or array.is_inference() else array._version
 
 
 class _Snapshot:
@@ -275,7 +269,7 @@ def _is_small(value: Any) -> bool:
 def _counts_put_back(trainer: Trainer) -> Iterator[None]:
     """Put back the attributes of a trainer that are numbers, containers or arrays, and what these hold.
 
-    Large ones are left out, and datasets, which may be lists: no evaluation changes them.
+    What large ones hold is left out, and datasets, which may be lists: no evaluation changes it.
     """
     attributes = {name: value for name, value in vars(trainer).items() if not name.endswith("dataset")}
     held = {
@@ -283,12 +277,14 @@ def _counts_put_back(trainer: Trainer) -> Iterator[None]:
         for name, value in attributes.items()
         if isinstance(value, (*_CONTAINERS, *_ARRAYS)) and _is_small(value)
     }
-    counts = {name: value for name, value in attributes.items() if isinstance(value, _COUNTS)}
+    counts = {
+        name: value for name, value in attributes.items() if isinstance(value, (*_COUNTS, *_CONTAINERS, *_ARRAYS))
+    }
     try:
         yield
     finally:
-        for name, snapshot in held.items():
-            counts[name] = snapshot.restore()
+        for snapshot in held.values():
+            snapshot.restore()
         for name, value in counts.items():
             setattr(trainer, name, value)
 

@@ -78,7 +78,10 @@ def test_a_replaced_buffer_is_put_back() -> None:
 
 
 def test_an_expanded_buffer_and_a_cache_that_grows_are_replayed() -> None:
-    """The length of the cache is a number on the first call and a tensor after it, as in rotary embeddings."""
+    """The length of the cache is a number on the first call and a tensor after it, as in rotary embeddings.
+
+    Some keep a table in a plain attribute, which is used while the length is that of the table.
+    """
 
     class Rotary(nn.Module):
         def __init__(self) -> None:
@@ -87,17 +90,26 @@ def test_an_expanded_buffer_and_a_cache_that_grows_are_replayed() -> None:
             self.register_buffer("positions", torch.arange(3.0).expand(2, 3))
             self.register_buffer("cache", torch.arange(2.0))
             self.longest: int | torch.Tensor = 2
+            self.length, self.table, self.last_scale = 0, None, None
 
         def forward(self, length: int) -> torch.Tensor:
+            if length != self.length:
+                self.length, self.table = length, torch.ones(length) / length
+            self.last_scale = self.scale.detach()
             if length > self.longest:
                 self.cache, self.longest = torch.arange(float(length)) / length, torch.tensor(length)
-            return self.scale * self.cache[:length].sum() + self.positions.sum()
+            return self.scale * (self.cache[:length] * self.table).sum() + self.positions.sum()
 
     model = Rotary()
     for length, longest in ((2, 2), (4, 4), (3, 4), (8, 8)):
         closure = LossClosure(model)
         loss = closure.record(partial(model, length))
-        assert closure() == closure() == loss
+        closure.record(partial(model, 2))
+        assert closure() == closure() == closure.loss > loss
+        with torch.no_grad():
+            model.scale.mul_(2.0)
+            assert closure() != closure.loss
+            model.scale.mul_(0.5)
         assert (int(model.longest), len(model.cache)) == (longest, longest)
 
 

@@ -609,6 +609,7 @@ def test_what_a_trainer_counts_is_that_of_the_steps(arguments: Any) -> None:
             self.seen, self.recent, self.ids = 0, deque(maxlen=3), set()
             self.rows, self.mean = torch.zeros((), dtype=torch.long), np.float32(0)
             self.by_class = {"array": np.zeros(2), "tensor": torch.zeros(2)}
+            self.classes = np.broadcast_to(np.ones(1), 3)  # cannot be written to
             self.tree: list[Any] = [[0] * 384] * 1000
             self.tree.append(self.tree)
 
@@ -618,7 +619,7 @@ def test_what_a_trainer_counts_is_that_of_the_steps(arguments: Any) -> None:
             self.metrics["train"]["loss"].append(float(loss.detach()))
             self.recent.append(self.seen)
             self.ids.add(self.seen)
-            self.rows += 1
+            self.rows.data.add_(1)
             self.mean += np.float32(1)
             for counted in self.by_class.values():
                 counted += 1

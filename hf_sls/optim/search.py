@@ -40,8 +40,8 @@ class SearchReport:
         loss_decrease: `f(w) - f(w + eta p)` at the accepted trial; NaN where there is none.
         slope: `s = -<g, p>`; NaN on steps without a search.
         expected_decrease: `eta s`, the decrease that the slope predicts; NaN where no step was accepted.
-        criterion_ratio: the decrease over the one that the criterion asks for, at least 1; NaN where no step was
-            accepted.
+        criterion_ratio: the decrease over the one that the criterion asks for; NaN where no step was accepted. At least
+            1, but for the first step of `LookBack`, and where the criterion has a tolerance.
     """
 
     outcome: StepOutcome
@@ -149,6 +149,8 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
             result = replace(
                 result, step_size=taken, loss=trials.loss_at(taken), trials=result.trials + 1, accepted_before=1
             )
+            if not isfinite(result.loss):
+                result = replace(result, outcome="exhausted")
         if observer is not None:
             _show(observer, move, path, trials, start.loss, start.slope, start.line, result)
         last = _NO_LAST_STEP

@@ -63,6 +63,7 @@ def checked_groups(state_dict: Any, optimizer: Any, expected: Memory) -> list[di
             raise _Unfit("its state or its param_groups are empty")
         groups = [_completed(group, expected["counts"]) for group in state_dict["param_groups"]]
         for group in groups:
+            _turn_watch(group.get("line_search"), expected)
             _check_group(group, expected, optimizer)
         _check_moments(state_dict["state"], groups, optimizer)
     except _Unfit as reason:
@@ -73,12 +74,24 @@ def checked_groups(state_dict: Any, optimizer: Any, expected: Memory) -> list[di
     return groups
 
 
+def _turn_watch(memory: Any, expected: Memory) -> None:
+    """Start or leave out the memory of the watch where a run turns it on or off."""
+    if (
+        isinstance(memory, dict)
+        and isinstance(memory.get("watch"), dict)
+        and not (memory["watch"] and expected["watch"])
+    ):
+        memory["watch"] = dict(expected["watch"])
+
+
 def _check_group(group: dict[str, Any], expected: Memory, optimizer: Any) -> None:
     if missing := [key for key in _OWN_KEYS if key not in group]:
         raise _Unfit(f"its groups have no {missing}")
     memory = group["line_search"]
     if _names(memory) != _names(expected):
-        raise _Unfit(f"its search memory has the keys {_names(memory)}, not {_names(expected)}")
+        keys = memory.keys() | expected.keys() if isinstance(memory, dict) else ()
+        differing = sorted(key for key in keys if _names(memory.get(key)) != _names(expected.get(key)))
+        raise _Unfit(f"its search memory is of other rules ({', '.join(differing) or type(memory).__name__})")
     for key in ("step_size", "lr", "weight_decay"):
         _check_number(key, float(group[key]) if _is_scalar(group[key]) else group[key], 0.0)
     for name, new in expected.items():

@@ -169,6 +169,19 @@ def test_a_number_a_special_token_and_a_command_stay(name: str, value: Any) -> N
     assert getattr(public_copy(args), name) == value
 
 
-@pytest.mark.parametrize("value", ["<secret", "a<b>", "<a b>"])
-def test_what_only_resembles_a_special_token_is_secret(value: str) -> None:
-    assert public_copy(SimpleNamespace(api_token=value)).api_token is None
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("my_token", "<secret"),
+        ("my_token", "<a b>"),
+        ("my_token", "[a1]"),
+        ("api_token", "<image>"),
+        ("hubToken", 123),
+        ("password", 8675309),
+        ("api_key", "<image>"),
+        ("X-Api-Key", "[MASK]"),
+        ("secret", 1),
+    ],
+)
+def test_what_only_resembles_a_token_of_a_model_is_secret(name: str, value: Any) -> None:
+    assert public_copy(SimpleNamespace(**{name: value})).__dict__ == {name: None}

@@ -323,7 +323,7 @@ def test_the_step_goes_by_the_certainty_of_the_signal_to_the_minimum_it_allows(
         starts, ends = slopes[:k, 0], slopes[:k, 0] - slopes[:k, 1] * steps[:k]
         largest = np.max([np.abs(starts), np.abs(ends), np.ones(k)], axis=0)
         kept = (starts - ends) / largest
-        starts = np.array([0.0, *starts / largest])
+        starts = np.array([0.0, *np.maximum(starts, ends) / largest])
         mean = starts.mean()
         fitted = np.linalg.lstsq(np.array(steps[:k])[:, None], kept, rcond=None)[0].item()
         curvature = max((kept / steps[:k]).mean(), fitted)
