@@ -159,15 +159,16 @@ class LookBack(InitialStep):
     its slope at the end, `F_end = <g_{k+1}, u_k>`, whose gradient there is at hand anyway; one forward pass gives its
     loss at the start, and so the decrease D of its loss. The parabola through them has at the start the slope::
 
-        F = 2 D / eta_k - F_end            and the curvature            h = (F - F_end) / eta_k
+        F = max(2 D / eta_k - F_end, F_end)     and the curvature     h = (F - F_end) / eta_k
 
-    The *signal* x of this batch is the larger of F and F_end: in bf16, rounding can hide the decrease along a short
-    step, so that the loss seems to curve downward, and F_end comes from no loss. Signal and curvature are taken
-    relative to the largest in size of F, F_end and the slope s_k that the batch of the step saw itself, so x is between
-    -1 and 1. The signal hardly depends on the step size, and the curvature has little noise. So both are averaged over
-    all batches of the search. The curvature along short steps may be larger than along long ones, or smaller. So its
-    mean is compared with its least-squares fit, which is a mean weighted by eta^2, and the larger one counts as H. The
-    averaged parabola is at its least at `eta* = mean(x) / H`.
+    A parabola that opens downward has no least point, and counts as straight: in bf16, rounding can hide the decrease
+    along a short step, so that the loss seems to curve downward, and F_end comes from no loss.
+
+    Both are taken relative to the largest in size of F, F_end and the slope s_k that the batch of the step saw itself:
+    the *signal* x of this batch, between -1 and 1, and its curvature h. The signal hardly depends on the step size, and
+    the curvature has little noise. So both are averaged over all batches of the search. The curvature along short steps
+    may be larger than along long ones, or smaller. So its mean is compared with its least-squares fit, which is a mean
+    weighted by eta^2, and the larger one counts as H. The averaged parabola is at its least at `eta* = mean(x) / H`.
 
     The *certainty* t is the part of mean(x)^2 that 2.75 standard errors (`standard_errors`) cannot explain; for it a
     signal of 0 counts as one more batch. It shrinks the step, as noise shrinks the best step of stochastic gradient
@@ -259,11 +260,11 @@ class LookBack(InitialStep):
 
     def _judged(self, memory: Memory, event: LookedBack) -> Memory:
         """Return the memory after another batch has looked back."""
-        start = 2 * event.decrease / event.step_size - event.slope
+        start = max(2 * event.decrease / event.step_size - event.slope, event.slope)
         unit = max(abs(start), abs(event.slope), abs(event.own_slope))
         if not 0 < unit < inf:
             return memory
-        count, signal = int(memory["batches"]) + 1, max(start, event.slope) / unit
+        count, signal = int(memory["batches"]) + 1, start / unit
         curvature, weight = (start - event.slope) / unit / event.step_size, event.step_size * event.step_size
         seen = {
             "signal": signal,

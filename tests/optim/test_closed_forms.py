@@ -321,9 +321,10 @@ def test_the_step_goes_by_the_certainty_of_the_signal_to_the_minimum_it_allows(
     slopes = np.array(seen)[: len(directions)] * directions[:, None]
     for k in range(1, len(steps)):
         starts, ends = slopes[:k, 0], slopes[:k, 0] - slopes[:k, 1] * steps[:k]
+        starts = np.maximum(starts, ends)  # a parabola that opens downward counts as straight
         largest = np.max([np.abs(starts), np.abs(ends), np.ones(k)], axis=0)
         kept = (starts - ends) / largest
-        starts = np.array([0.0, *np.maximum(starts, ends) / largest])
+        starts = np.array([0.0, *starts / largest])
         mean = starts.mean()
         fitted = np.linalg.lstsq(np.array(steps[:k])[:, None], kept, rcond=None)[0].item()
         curvature = max((kept / steps[:k]).mean(), fitted)
