@@ -330,7 +330,7 @@ def test_the_state_of_another_member_is_refused_by_name(arguments: Any, tmp_path
 def test_a_resumed_run_needs_the_arguments_of_its_optimizer(arguments: Any, tmp_path: Path) -> None:
     trained(arguments)
     checkpoint = str(tmp_path / "run" / "checkpoint-4")
-    with pytest.raises(ValueError, match="of other rules .*or use the optim, the optim_args and the model that it was"):
+    with pytest.raises(ValueError, match="other entries: .*or use the optim, the optim_args and the model that it was"):
         trained(arguments, optim_args="look_back=false", resume=checkpoint)
     without = trained(arguments, max_steps=8, optim_args="watch=false", resume=checkpoint)
     assert losses(without)[-4:] == losses(trained(arguments, max_steps=8, resume=checkpoint))[-4:]

@@ -89,9 +89,9 @@ def _check_group(group: dict[str, Any], expected: Memory, optimizer: Any) -> Non
         raise _Unfit(f"its groups have no {missing}")
     memory = group["line_search"]
     if _names(memory) != _names(expected):
-        keys = memory.keys() | expected.keys() if isinstance(memory, dict) else ()
-        differing = sorted(key for key in keys if _names(memory.get(key)) != _names(expected.get(key)))
-        raise _Unfit(f"its search memory is of other rules ({', '.join(differing) or type(memory).__name__})")
+        known = memory if isinstance(memory, dict) else {}
+        shared = {key for key in known.keys() & expected.keys() if _names(known[key]) == _names(expected[key])}
+        raise _Unfit(f"its search memory has other entries: {', '.join(sorted((known | expected).keys() - shared))}")
     for key in ("step_size", "lr", "weight_decay"):
         _check_number(key, float(group[key]) if _is_scalar(group[key]) else group[key], 0.0)
     for name, new in expected.items():
