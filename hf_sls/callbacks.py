@@ -114,7 +114,7 @@ class LineSearchCallback(TrainerCallback):
             self._stop_observing(search)
             if self._landscapes and state.is_world_process_zero:
                 save_landscapes(self._landscapes, Path(args.output_dir) / LANDSCAPE_NAME)
-        if search.is_uncertain and not self._has_told:
+        if not self._has_told and search.is_uncertain:
             self._has_told = True
             if state.is_world_process_zero:
                 higher = 10 * search.initial_step.init_step_size

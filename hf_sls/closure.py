@@ -162,8 +162,7 @@ class _Saved:
     def restore(self) -> None:
         if self.copy is not None:
             self.held.copy_(self.copy)
-        if self.name not in self.owner or self.owner[self.name] is not self.held:
-            self.owner[self.name] = self.held
+        self.owner[self.name] = self.held
 
 
 @dataclass(frozen=True)

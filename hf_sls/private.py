@@ -19,9 +19,9 @@ _SECRET_NAME = re.compile(
     rf"(?!({'|'.join(SPECIAL_TOKENS)})$)(.*_)?"
     "(token|(api|access|secret|private)_?key|secret|passwd|credentials?|authorization)|.*password"
 )
-_TOKEN_OF_A_MODEL = re.compile(
-    rf"(?!({'|'.join(SPECIAL_TOKENS)})$)(?!.*(api|access|auth|hub|bot|refresh|bearer|hf|user|secret|private)_?)(.*_)?token"
-)
+_TOKEN_OF_A_MODEL = re.compile(r"(?!.*(api|access|auth|hub|bot|refresh|bearer|hf|user|secret|private))(.*_)?token")
+"""Names that may be those of a token of a model, `image_token`, and not of a secret alone."""
+
 _SPECIAL_TOKEN = re.compile(r"<\|?[A-Za-z_]{1,30}\|?>|\[[A-Z_]{1,20}\]")
 _SECRET_TEXT = re.compile(
     r"\bhf_[A-Za-z0-9]{30,}|\bgh[a-z]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{22,}|\bsk-[A-Za-z0-9_-]{32,}"
@@ -38,10 +38,8 @@ def is_secret(name: Any, value: Any = "") -> bool:
     if not isinstance(name, str):
         return False
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").lower()
-    if _TOKEN_OF_A_MODEL.fullmatch(words):
-        number = isinstance(value, (int, float))
-        return not (number or (isinstance(value, str) and value and _SPECIAL_TOKEN.fullmatch(value)))
-    return _SECRET_NAME.fullmatch(words) is not None
+    special = isinstance(value, (int, float)) or (isinstance(value, str) and _SPECIAL_TOKEN.fullmatch(value))
+    return bool(_SECRET_NAME.fullmatch(words) and not (special and _TOKEN_OF_A_MODEL.fullmatch(words)))
 
 
 def without_secrets(value: Any) -> Any:

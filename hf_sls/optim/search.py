@@ -146,11 +146,9 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
         taken = rules.initial_step.taken(move.memory["initial_step"], result.step_size)
         if result.outcome == "accepted" and taken < result.step_size:
             # Not judged: rounding may hide what so short a step does, and backtracking from it would end anywhere.
-            result = replace(
-                result, step_size=taken, loss=trials.loss_at(taken), trials=result.trials + 1, accepted_before=1
-            )
-            if not isfinite(result.loss):
-                result = replace(result, outcome="exhausted")
+            loss = trials.loss_at(taken)
+            outcome = result.outcome if isfinite(loss) else "exhausted"
+            result = SearchResult(taken, loss, result.trials + 1, outcome, accepted_before=1)
         if observer is not None:
             _show(observer, move, path, trials, start.loss, start.slope, start.line, result)
         last = _NO_LAST_STEP

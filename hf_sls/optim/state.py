@@ -61,9 +61,8 @@ def checked_groups(state_dict: Any, optimizer: Any, expected: Memory) -> list[di
             raise _Unfit(f"its param_groups are {state_dict['param_groups']!r}, not a list")
         if not isinstance(state_dict["state"], dict) or not state_dict["param_groups"]:
             raise _Unfit("its state or its param_groups are empty")
-        groups = [_completed(group, expected["counts"]) for group in state_dict["param_groups"]]
+        groups = [_completed(group, expected) for group in state_dict["param_groups"]]
         for group in groups:
-            _turn_watch(group.get("line_search"), expected)
             _check_group(group, expected, optimizer)
         _check_moments(state_dict["state"], groups, optimizer)
     except _Unfit as reason:
@@ -72,16 +71,6 @@ def checked_groups(state_dict: Any, optimizer: Any, expected: Memory) -> list[di
             "saved it, or start this one afresh."
         ) from None
     return groups
-
-
-def _turn_watch(memory: Any, expected: Memory) -> None:
-    """Start or leave out the memory of the watch where a run turns it on or off."""
-    if (
-        isinstance(memory, dict)
-        and isinstance(memory.get("watch"), dict)
-        and not (memory["watch"] and expected["watch"])
-    ):
-        memory["watch"] = dict(expected["watch"])
 
 
 def _check_group(group: dict[str, Any], expected: Memory, optimizer: Any) -> None:
@@ -193,8 +182,8 @@ def _new_moments(optimizer: Any, parameter: Tensor) -> dict[str, Tensor]:
     return moments
 
 
-def _completed(group: dict[str, Any], counts: dict[str, float]) -> dict[str, Any]:
-    """Return a saved group with what it lacks: counts of a later version, and empty memories.
+def _completed(group: dict[str, Any], expected: Memory) -> dict[str, Any]:
+    """Return a saved group with what it lacks: counts of a later version, empty memories, a watch that is turned on.
 
     torch.distributed.checkpoint drops an empty dict.
     """
@@ -203,9 +192,12 @@ def _completed(group: dict[str, Any], counts: dict[str, float]) -> dict[str, Any
     memory = group.get("line_search")
     if not isinstance(memory, dict) or not isinstance(memory.get("counts"), dict):
         return group
-    counts = {**dict.fromkeys(counts, 0), **memory["counts"]}
+    counts = {**dict.fromkeys(expected["counts"], 0), **memory["counts"]}
     empty: dict[str, Any] = {name: {} for name in ("criterion", "initial_step", "cadence", "watch")}
-    return {**group, "line_search": {**empty, **memory, "counts": counts}}
+    memory = {**empty, **memory, "counts": counts}
+    if isinstance(memory["watch"], dict) and not (memory["watch"] and expected["watch"]):
+        memory["watch"] = dict(expected["watch"])  # it is turned on or off
+    return {**group, "line_search": memory}
 
 
 def _names(memory: Any) -> Any:
