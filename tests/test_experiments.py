@@ -23,6 +23,7 @@ import common
 import figures
 import glue
 import images
+import kinds
 import language
 import mnist
 import pages
@@ -149,6 +150,58 @@ def test_glue(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert str(tmp_path) not in (tmp_path / "results.jsonl").read_text()
 
 
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_each_kind(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        kinds.mnist: lambda: [npz(tmp_path / "mnist.npz", 28, 1)],
+        kinds.cifar10: lambda: parquet(tmp_path, 32, 3),
+        kinds.text: lambda: [text_file(tmp_path / "play.txt")],
+        kinds.masked: lambda: [text_file(tmp_path / "play.txt")],
+    }
+    load, _ = kinds.KINDS[kind]
+    data = ["--data_path", *files[load]()] if load in files else []
+    (record,) = run(monkeypatch, tmp_path / "results.jsonl", kinds, "--kind", kind, "--logging_steps", "1", *data)
+    assert record["task"] == kind
+    assert record["settings"]["kind"] == kind
+    assert len(record["losses"]) == 3
+    assert np.isfinite([*record["losses"], record["evaluations"][-1]["loss"]]).all()
+
+
+def test_the_loss_of_the_variational_autoencoder() -> None:
+    torch.manual_seed(0)
+    model, pixels = kinds.Autoencoder(variational=True), torch.randn(4, 1, 28, 28)
+    mean, log_variance = model.encoder(pixels).chunk(2, dim=1)
+    posterior = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    torch.manual_seed(1)
+    decoded = model.decoder(mean + posterior.scale * torch.randn_like(mean))
+    likelihood = torch.distributions.Normal(decoded, 1.0).log_prob(pixels.flatten(1)).sum(dim=1)
+    divergence = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).sum(dim=1)
+    constant = 784 / 2 * np.log(2 * np.pi)
+    torch.manual_seed(1)
+    loss = model(pixel_values=pixels, labels=torch.zeros(4))["loss"]
+    torch.testing.assert_close(loss, (divergence - likelihood - constant).mean(), rtol=1e-4, atol=0.0)
+
+
+def test_the_made_up_rows_are_what_they_say() -> None:
+    train, test = kinds.measurements(50.0, 200.0)(None)
+    labels = train["labels"][:]
+    assert (len(train), len(test)) == (4000, 1000)
+    assert float(labels.mean()) == pytest.approx(200, abs=15)
+    rare = kinds.KINDS["rare_class"][0](None)[0]["labels"][:]
+    assert 0.01 < float(rare.float().mean()) < 0.1
+    tokens = kinds.reversed_rows(None)[0][:2]
+    assert torch.equal(tokens["labels"].flip(1), tokens["input_ids"])
+
+
+def test_a_masked_byte_is_its_label(tmp_path: Path) -> None:
+    path = [text_file(tmp_path / "play.txt")]
+    (train, _), (plain, _) = kinds.masked(path), kinds.text(path)
+    hidden = train["input_ids"][:] == 256
+    assert 0.05 < float(hidden.float().mean()) < 0.3
+    assert torch.equal(train["labels"][:][hidden], plain["labels"][:][hidden])
+    assert bool((train["labels"][:][~hidden] == -100).all())
+
+
 @pytest.mark.parametrize("name", images.IMAGE_SETS)
 def test_images_of_the_hub_and_of_files_are_the_same(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -197,6 +250,7 @@ ERRORS = {
     "missing text": (language, ["--data_path", "nowhere.txt"], "data_path='nowhere.txt' is not a file"),
     "no width": (mnist, ["--width", "0"], "width=0 is not allowed"),
     "more noise than labels": (mnist, ["--label_noise", "1.5"], "label_noise=1.5 is not allowed"),
+    "unknown kind": (kinds, ["--kind", "gan"], "kind='gan' is unknown; the kinds are linear, deep_perceptron"),
     "small vocabulary": (language, ["--vocabulary", "10"], "vocabulary=10 is not allowed"),
     "regression": (glue, ["--task_name", "stsb", "--model_name_or_path", "m"], "task_name='stsb' is a regression"),
     "no rows": (glue, ["--max_train_samples", "0", "--model_name_or_path", "m"], "max_train_samples=0 is not allowed"),
@@ -281,6 +335,31 @@ def test_a_variation_has_a_table_for_each_setting(tmp_path: Path) -> None:
     ]
     assert text.startswith("6 runs")
     assert Image.open(tmp_path / "page.png").text["Description"]
+
+
+def test_a_page_of_ratios(tmp_path: Path) -> None:
+    def runs(task: str, rate: float | None, *losses: float) -> list[Any]:
+        made = [made_up(task, seed, [1.0], [1e-3, 2e-3], learning_rate=rate) for seed in range(len(losses))]
+        for run, loss in zip(made, losses):
+            run["evaluations"][-1]["loss"] = loss
+        return made
+
+    records = [*runs("one", None, 0.1, 0.4), *runs("one", 1e-3, 0.1, 0.1), *runs("one", 1e-2, 0.4, 0.4)]
+    records += [*runs("two", None, 3.0), *runs("two", 1e-3, 16.0), *runs("two", 1e-2, 4.0)]
+    lines = [
+        tables.Curve(label, task, {"learning_rate": rate})
+        for task in ("one", "two")
+        for label, rate in (("sls", None), ("low", 1e-3), ("high", 1e-2))
+    ]
+    text = tables.Ratios("page", lines).results(records, tmp_path / "page.png")
+    rows = [row for row in text.splitlines() if row.startswith("|")][2:]
+    assert rows == [
+        "| `one` | 2.00 | 1.00 | 4.00 | 0.2 (0.1 to 0.4) | 2.0e-03 (2.0e-03 to 2.0e-03) | 1.50 |",
+        "| `two` | 0.75 | 4.00 | 1.00 | 3 | 2.0e-03 | 1.50 |",
+        f"| geometric mean | {1.5**0.5:.2f} | 2.00 | 2.00 |  |  |  |",
+        "| largest | 2.00 | 4.00 | 4.00 |  |  |  |",
+    ]
+    assert Image.open(tmp_path / "page.png").text["Description"] == tables.fingerprint(records)
 
 
 def test_label_noise() -> None:

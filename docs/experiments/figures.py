@@ -11,7 +11,7 @@ import numpy as np
 from curves import Curves, as_rows, draw_range
 from matplotlib.figure import Figure
 
-from hf_sls.plotting import add_legend, as_label, line_style, new_figure, tidy
+from hf_sls.plotting import GREY, add_legend, as_label, label_plainly, line_style, new_figure, tidy
 
 Record = dict[str, Any]
 
@@ -98,6 +98,29 @@ def draw_panels(
             draw_range(axis, places, np.array(list(points.values())).T, style, logarithmic=False)
         axis.set_xticks(range(len(values)), [f"{value:g}" for value in values])
         axis.set(xlabel=setting.replace("_", " "), ylabel=ylabel)
+    add_legend(figure)
+    finish(figure, path, description)
+
+
+def draw_ratios(ratios: Mapping[str, Mapping[str, float]], path: Path, description: str) -> None:
+    """Plot the ratios of each task on a line of its own, on a log axis, sorted by the first ratio.
+
+    Args:
+        ratios: for each task, the ratio of each line; the lines are the same for all tasks.
+        path: the PNG to write.
+        description: kept in the file, as its metadata.
+    """
+    first, *others = next(iter(ratios.values()))
+    tasks = sorted(ratios, key=lambda task: ratios[task][first], reverse=True)
+    figure = new_figure(8, 1.4 + 0.24 * len(tasks))
+    axis = figure.subplots()
+    axis.axvline(1, color=GREY, linewidth=0.8)
+    for index, label in enumerate((first, *others)):
+        style = line_style(index, label=as_label(label), linestyle="none", markersize=6 if label == first else 4)
+        axis.plot([ratios[task][label] for task in tasks], range(len(tasks)), **style)
+    axis.set_yticks(range(len(tasks)), [as_label(task.replace("_", " ")) for task in tasks])
+    axis.set(xscale="log", xlabel="evaluation loss, over that of the best learning rate for the task")
+    label_plainly(axis.xaxis)
     add_legend(figure)
     finish(figure, path, description)
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from common import RESULTS
+from kinds import KINDS
 from results import read_results
-from tables import Comparison, Curve, Law, Record, Variation
+from tables import Comparison, Curve, Law, Ratios, Record, Variation
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- results: written by pages.py -->", "<!-- end of results -->"
@@ -37,7 +38,9 @@ def against_stock(task: str, where: Mapping[str, Any], adam: Sequence[float], sg
     ]
 
 
-def with_results(page: Comparison | Law | Variation, text: str, records: Sequence[Record], figure: Path) -> str:
+def with_results(
+    page: Comparison | Law | Ratios | Variation, text: str, records: Sequence[Record], figure: Path
+) -> str:
     """Return the text of a page with its results written anew, and draw its figure.
 
     Raises:
@@ -104,7 +107,9 @@ def _smoothed(task: str, name: str, **where: Any) -> list[Curve]:
     ]
 
 
-PAGES: tuple[Comparison | Law | Variation, ...] = (
+_ANY_KIND: dict[str, Any] = {"batch_size": 32, "max_steps": 200, "lr_scheduler_type": "linear"}
+
+PAGES: tuple[Comparison | Law | Ratios | Variation, ...] = (
     Comparison("mnist", against_stock("mnist", _MNIST, (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (0.01, 0.03, 0.1, 0.3))),
     Comparison("vision", against_stock("cifar10", {"width": 16}, (3e-4, 1e-3, 3e-3), (0.03, 0.1))),
     Comparison("language", against_stock("language", _LANGUAGE, (3e-4, 1e-3, 3e-3), (0.1, 0.3)), "loss"),
@@ -152,6 +157,17 @@ PAGES: tuple[Comparison | Law | Variation, ...] = (
         ],
         "parameters",
         "parameters",
+    ),
+    Ratios(
+        "kinds",
+        [
+            Curve(label, kind, {**_ANY_KIND, "optim": optim, "optim_args": None, "learning_rate": rate})
+            for kind in KINDS
+            for label, optim, rate in (
+                ("adam_sls", "adam_sls", None),
+                *((f"AdamW {rate:g}", "adamw_torch", rate) for rate in (3e-4, 1e-3, 3e-3, 1e-2)),
+            )
+        ],
     ),
 )
 

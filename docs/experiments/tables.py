@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from common import mean
-from figures import draw_curves, draw_law, draw_panels
+from figures import draw_curves, draw_law, draw_panels, draw_ratios
 from recording import final_loss
 from scipy.stats import linregress
 
@@ -171,6 +171,56 @@ class Law:
             return f"{whole.slope:.2f} ± {whole.stderr:.2f} (of the fit)"
         error = np.std(slopes, ddof=1) / np.sqrt(len(slopes))
         return f"{whole.slope:.2f} ± {error:.2f}"
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """A page with a row for each task: evaluation losses, over that of the learning rate which is best for the task.
+
+    The first line of a task is compared with the others, which have one learning rate each.
+    """
+
+    name: str
+    lines: Sequence[Curve]
+
+    def results(self, records: Sequence[Record], figure: Path) -> str:
+        """Return the part of the page that is written from the results, and draw its figure."""
+        groups: dict[str, dict[str, list[Record]]] = {}
+        for line in self.lines:
+            if runs := line.select(records):
+                groups.setdefault(line.task, {})[line.label] = runs
+        ratios = {task: self._ratios(runs) for task, runs in groups.items()}
+        labels = list(dict.fromkeys(line.label for line in self.lines))
+        means = [geometric_mean([of_task[label] for of_task in ratios.values()]) for label in labels]
+        worst = [max(of_task[label] for of_task in ratios.values()) for label in labels]
+        rows = [
+            [f"`{task}`", *(f"{ratios[task][label]:.2f}" for label in labels), *self._more(runs[labels[0]])]
+            for task, runs in groups.items()
+        ]
+        rows += [
+            ["geometric mean", *(f"{value:.2f}" for value in means), "", "", ""],
+            ["largest", *(f"{value:.2f}" for value in worst), "", "", ""],
+        ]
+        header = ["kind", *labels, f"loss of {labels[0]}", "its step size", "forward passes per step"]
+        chosen = [record for of_task in groups.values() for runs in of_task.values() for record in runs]
+        draw_ratios(ratios, figure, fingerprint(chosen))
+        return "\n\n".join([settings_of(chosen), table(header, rows), f"![{self.name}]({figure.name})"])
+
+    @staticmethod
+    def _ratios(runs: Mapping[str, list[Record]]) -> dict[str, float]:
+        """Return the loss of each line of a task over the least of all lines but the first; infinite if not finite."""
+        means = {label: geometric_mean([runs_score(run, "loss") for run in of_line]) for label, of_line in runs.items()}
+        finite = {label: mean if np.isfinite(mean) else np.inf for label, mean in means.items()}
+        least = min(list(finite.values())[1:])
+        return {label: loss / least for label, loss in finite.items()}
+
+    @staticmethod
+    def _more(runs: list[Record]) -> list[str]:
+        return [
+            spread([runs_score(run, "loss") for run in runs], "{:.3g}", geometric=True),
+            spread([max(run["step_sizes"]) for run in runs], "{:.1e}", geometric=True),
+            f"{np.mean([run['forward_passes_per_step'] for run in runs]):.2f}",
+        ]
 
 
 def shown(groups: Mapping[str, list[Record]]) -> dict[str, list[Record]]:
