@@ -54,9 +54,12 @@ class LossClosure:
 
     Raises:
         ValueError: `divisor` is not positive.
+        TypeError: `model` is not a module.
     """
 
     def __init__(self, model: nn.Module, divisor: float = 1.0, *, trials: bool = True) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model of type {type(model).__name__} is not allowed: an nn.Module is needed.")
         if not divisor > 0:
             raise ValueError(f"divisor={divisor!r} is not allowed: a positive number is needed.")
         self.gradient_scale: Tensor | float = 1.0
@@ -67,6 +70,7 @@ class LossClosure:
         self._micro_batches: list[_MicroBatch] = []
         self._losses: list[Tensor] = []
         self._loss: Tensor | None = None
+        self._versions: dict[int, int] = {}
 
     def record(self, evaluate: Callable[[], Tensor], replay: Callable[[], Tensor] | None = None) -> Tensor:
         """Evaluate one micro-batch, and remember how to evaluate it again.
@@ -78,7 +82,14 @@ class LossClosure:
 
         Returns:
             What `evaluate` returned.
+
+        Raises:
+            TypeError: `evaluate` is not a function, or does not return a tensor.
+            RuntimeError: the parameters have moved since the first micro-batch, so a step has used the closure.
         """
+        if not callable(evaluate):
+            raise TypeError(f"record({evaluate!r}) is not allowed: a function that returns the loss is needed.")
+        self._check_unmoved()
         if not self.trials:
             loss = evaluate()
         else:
@@ -87,9 +98,21 @@ class LossClosure:
             with _detecting_updated_parameters(self._model):
                 loss = evaluate()
             self._micro_batches.append(_MicroBatch(replay or evaluate, random_state, saved, autocast))
+        if not isinstance(loss, Tensor):
+            raise TypeError(f"The function given to record() returned a {type(loss).__name__}, not the loss, a tensor.")
         self._losses.append(loss.detach().clone())
         self._loss = None
         return loss
+
+    def _check_unmoved(self) -> None:
+        """Raise `RuntimeError` if a parameter has been written to since the first micro-batch."""
+        versions = {id(p): p._version for p in self._model.parameters() if p.requires_grad}
+        if self._losses and any(self._versions.get(each, now) != now for each, now in versions.items()):
+            raise RuntimeError(
+                "record() was called after the parameters had moved. A LossClosure serves one step: make a new one for "
+                "each, before its first micro-batch."
+            )
+        self._versions = versions
 
     def close(self) -> None:
         """Free the micro-batches after the step; calling the closure then raises `RuntimeError`."""
@@ -223,7 +246,7 @@ def _saved(model: nn.Module) -> list[_Saved]:
         _Saved(module.__dict__, name, value)
         for module in modules.values()
         for name, value in module.__dict__.items()
-        if value is None or type(value) in (int, float) or isinstance(value, Tensor)
+        if value is None or type(value) in (bool, int, float) or isinstance(value, Tensor)
     ]
     return [_Saved(owner, name, value, _copy(value)) for owner, name, value in owners if value is not None] + bound
 

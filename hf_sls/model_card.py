@@ -14,10 +14,11 @@ from huggingface_hub import EvalResult, ModelCard
 from jinja2 import Environment
 from transformers import Trainer, TrainingArguments
 
-from .optim import LineSearchOptimizer
+from .optim import OPTIMIZERS, LineSearchOptimizer
 from .plotting import plot_run
 from .private import is_secret, without_paths, without_secrets
 from .runs import Run
+from .training_args import is_line_search, optimizer_name
 
 _TEMPLATE = Path(__file__).parent / "model_card_template.md"
 _VERSIONS = "### Framework versions"
@@ -62,14 +63,15 @@ def complete_card(
     if optimizer is not None:
         card.data.tags = list(dict.fromkeys([*(card.data.tags or []), "hf_sls"]))
         text = _with_line_search(text, optimizer)
+        by_name = OPTIMIZERS.get(optimizer_name(trainer.args.optim)) is type(optimizer)
         about = {
             "optimizer": optimizer,
             "adapter": hasattr(trainer.model, "peft_config"),
-            "optim": getattr(trainer.args.optim, "value", trainer.args.optim),
+            "optim": optimizer_name(trainer.args.optim) if by_name else None,
             "rules": {name.replace("_", " "): _rounded(str(rule)) for name, rule in vars(optimizer.rules).items()},
             "curve": step_size_curve(trainer.state.log_history),
         }
-        snippet = snippet or arguments_snippet(trainer)
+        snippet = snippet or (arguments_snippet(trainer) if by_name else None)
         picture = picture or _drawn(trainer.state.log_history, path.parent / "run.png")
     environment = Environment(trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
@@ -139,8 +141,9 @@ def changed_settings(args: TrainingArguments) -> dict[str, Any]:
         differs = value != default if exact else (value or None) != (default or None)
         if field.init and differs and not field.name.startswith("do_"):  # the Trainer does not read do_train, ...
             changed[field.name] = value
-    optim = getattr(args.optim, "value", args.optim)
-    return {"optim": str(optim), **publishable(changed)}
+    if is_line_search(args.optim):
+        changed.pop("learning_rate", None)  # it had no effect
+    return {"optim": optimizer_name(args.optim), **publishable(changed)}
 
 
 def publishable(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -98,6 +98,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         self.window: StepWindow | None = None
         self._counts_at_last_log: dict[str, float] | None = None
         self._own_callbacks: list[TrainerCallback] = []
+        self._has_warned_of_stock = False
         super().__init__(*args, **kwargs)
         self.callback_handler.callbacks = [public_tensorboard(each) for each in self.callback_handler.callbacks]
         if self._wants_line_search():
@@ -176,6 +177,15 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         elif not isinstance(self.args, SLSTrainingArguments):
             warn_of_arguments_without_effect(self.args)
 
+    def _warn_of_stock_optimizer(self) -> None:
+        stock = getattr(self.optimizer, "optimizer", self.optimizer)  # Accelerate may have wrapped it
+        if is_line_search(self.args.optim) and not (self.is_deepspeed_enabled or self._has_warned_of_stock):
+            self._has_warned_of_stock = True
+            logger.warning(
+                f"optim={optimizer_name(self.args.optim)!r} is not used: the trainer was given an optimizer, or its "
+                f"create_optimizer() made one, and {type(stock).__name__} does not search."
+            )
+
     def _hp_search_setup(self, trial: Any) -> None:
         """Set up a trial of the hyperparameter search as the Trainer does, and warn if it varies `learning_rate`."""
         before = self.args.learning_rate
@@ -189,6 +199,8 @@ class LineSearchTrainerMixin(PushMixin, _Base):
             self._check_line_search()
             if self.is_in_train:
                 self._add_own_callbacks()
+        elif self.optimizer is not None:
+            self._warn_of_stock_optimizer()
         return super().create_scheduler(*args, **kwargs)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
@@ -215,10 +227,22 @@ class LineSearchTrainerMixin(PushMixin, _Base):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self.line_search_optimizer is None or self.is_deepspeed_enabled:
             super()._load_optimizer_and_scheduler(checkpoint)
+            if checkpoint is not None and not self.is_deepspeed_enabled:
+                self._refuse_state_of_a_line_search(checkpoint)
             return
         require_files(checkpoint, OPTIMIZER_NAME, SCHEDULER_NAME)
         with naming_unreadable_files(checkpoint, OPTIMIZER_NAME, SCHEDULER_NAME):
             super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _refuse_state_of_a_line_search(self, checkpoint: str) -> None:
+        """Raise `ValueError` if a stock optimizer has loaded the groups of a line search, which lack its settings."""
+        groups = getattr(self.optimizer, "param_groups", [])
+        if any("line_search" in group for group in groups):
+            raise ValueError(
+                f"resume_from_checkpoint={checkpoint!r} has the state of a line search, and "
+                f"optim={optimizer_name(self.args.optim)!r} cannot go on from it. Resume with the optim of that run, "
+                "or load its model with from_pretrained and start a new run."
+            )
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self.line_search_optimizer is None:
@@ -274,6 +298,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         """
         self._close_window()
         self._counts_at_last_log = None
+        self._has_warned_of_stock = False
         if self.line_search_optimizer is not None:  # of an earlier `train()`
             self.line_search_optimizer.forget_losses()
         if self._wants_line_search():

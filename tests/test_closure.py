@@ -351,3 +351,56 @@ def test_a_replay_has_the_autocast_of_the_recording() -> None:
 def test_an_autocast_around_the_step_is_the_one_around_the_loss() -> None:
     """Its cache of cast weights would show each trial the parameters from before the step."""
     assert final_losses(20, "around the step") == final_losses(20, "around the loss")
+
+
+def test_a_switch_that_the_first_batch_turns_is_put_back() -> None:
+    """As in a layer that keeps the statistics of its first batch: buffers, and a bool that says they are there."""
+
+    class Standardized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+            self.register_buffer("mean", torch.zeros(()))
+            self.is_ready = False
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            if not self.is_ready:
+                self.mean.copy_(inputs.mean())
+                self.is_ready = True
+            return self.scale * (inputs - self.mean).sum()
+
+    model = Standardized()
+    closure = LossClosure(model)
+    closure.record(partial(model, torch.tensor([1.0, 4.0])))
+    closure.record(partial(model, torch.tensor([3.0, 4.0])))
+    assert closure() == closure.loss == 2.0
+    assert (model.is_ready, float(model.mean)) == (True, 2.5)
+
+
+@pytest.mark.parametrize("trials", [True, False])
+def test_a_closure_serves_one_step(trials: bool) -> None:
+    model = nn.Linear(2, 1)
+    optimizer = create_optimizer("adam_sls", model.parameters())
+    first = LossClosure(model)
+    first.record(lambda: model(torch.ones(1, 2)).square().sum()).backward()
+    optimizer.step(first)
+    closure = LossClosure(model, trials=trials)
+    for _ in range(2):
+        closure.record(lambda: model(torch.ones(1, 2)).square().sum()).backward()
+    with torch.no_grad():
+        model.weight.add_(0.1)
+    with pytest.raises(RuntimeError, match="A LossClosure serves one step: make a new one"):
+        closure.record(lambda: model(torch.ones(1, 2)).square().sum())
+
+
+def test_what_is_no_loss_is_named() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = create_optimizer("adam_sls", model.parameters())
+    with pytest.raises(TypeError, match="model of type AdamSLS is not allowed"):
+        LossClosure(optimizer)
+    with pytest.raises(TypeError, match=r"record\(tensor\(.*a function that returns the loss is needed"):
+        LossClosure(model).record(torch.ones(()))
+    with pytest.raises(TypeError, match="returned a tuple, not the loss"):
+        LossClosure(model).record(lambda: (model(torch.ones(1, 2)).sum(), 1))
+    with pytest.raises(TypeError, match=r"step\(closure=tensor\(1\.\)\) is not allowed: a function"):
+        optimizer.step(torch.ones(()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import warnings
 import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable
@@ -801,6 +802,54 @@ def test_optim_args_beside_an_optimizer_are_said_to_be_unused(arguments: Any, ca
             model=model, args=args, train_dataset=classification_rows(), optimizers=(AdamSLS(model.parameters()), None)
         )
     assert "optim_args='c=0.3' is not used: the trainer was given its optimizer" in caplog.text
+
+
+def test_a_stock_optimizer_in_place_of_the_search_is_said_to_train(
+    arguments: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Own(SLSTrainer):
+        def create_optimizer(self, model: Any = None) -> Any:
+            self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3)
+            return self.optimizer
+
+    model = tiny_bert()
+    stock = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    given = SLSTrainer(model=model, args=arguments(), train_dataset=classification_rows(), optimizers=(stock, None))
+    own = Own(model=tiny_bert(), args=arguments(), train_dataset=classification_rows())
+    search = SLSTrainer(model=tiny_bert(), args=arguments(), train_dataset=classification_rows())
+    for trainer, name in ((given, "AdamW"), (own, "SGD"), (search, None)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "hf_sls"):
+            trainer.train()
+        warned = [message for message in caplog.messages if "optim='adam_sls' is not used" in message]
+        assert len(warned) == (name is not None)
+        assert all(f"and {name} does not search" in message for message in warned)
+
+
+def test_a_stock_optimizer_does_not_go_on_from_a_line_search(arguments: Any, tmp_path: Path) -> None:
+    def trainer(**settings: Any) -> SLSTrainer:
+        args = arguments(output_dir=str(tmp_path), save_strategy="steps", save_steps=2, **settings)
+        return SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
+
+    trainer(max_steps=2).train()
+    with pytest.raises(ValueError, match="has the state of a line search, and optim='adamw_torch' cannot go on"):
+        trainer(max_steps=4, optim="adamw_torch").train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("peak", [1e-3, 1.0])
+def test_learning_rates_of_a_callback_are_warned_of_when_they_fall(peak: float, arguments: Any) -> None:
+    class Schedule(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+            for group in optimizer.param_groups:
+                group["lr"] = peak * min((state.global_step + 1) / 4, 1 - state.global_step / 12)
+
+    args = arguments(max_steps=12)
+    trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows(), callbacks=[Schedule()])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.train()
+    messages = [str(each.message) for each in caught if "is not a learning rate here" in str(each.message)]
+    assert len(messages) == (peak < 1)
 
 
 def test_sparse_gradients_are_refused_before_training(arguments: Any) -> None:

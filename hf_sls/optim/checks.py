@@ -17,16 +17,18 @@ run.
 from __future__ import annotations
 
 import warnings
+from inspect import signature
 from math import isfinite
 from typing import Any
 
 from torch import Tensor
+from torch.optim import SGD, AdamW, Optimizer
 
 from .events import SearchResult
 from .trials import Trials
 
 _LEAST_LR = 0.01
-"""A base `lr` below it is taken for a learning rate."""
+"""A base `lr` up to it is taken for a learning rate."""
 
 _SAME = 2.0**-7
 """Relative difference of two evaluations that the arithmetic of a device in bfloat16 may make."""
@@ -44,15 +46,40 @@ _ALIKE = 1.5
 """The largest ratio of measured to predicted decrease that curvature explains; on sixteen tasks it was 0.73 to 1.07."""
 
 
-def check_learning_rates(groups: list[dict[str, Any]]) -> None:
-    """Warn of an `lr` in the groups that is one of AdamW's rather than a fraction of the step."""
-    largest = max(float(group.get("initial_lr", group["lr"])) for group in groups)
-    if 0 < largest < _LEAST_LR:
+def check_learning_rates(groups: list[dict[str, Any]], last: float | None, largest_so_far: float) -> None:
+    """Warn of an `lr` in the groups that is one of AdamW's rather than a fraction of the step.
+
+    The first one above 0 counts, or what a scheduler keeps of it as `initial_lr`, as its warm-up may start anywhere. A
+    callback may write other values over those of the scheduler: so their peak counts too, once they begin to fall.
+
+    Args:
+        groups: the parameter groups.
+        last: the largest `lr` in the last step, if it is known.
+        largest_so_far: the largest `lr` in all steps so far.
+    """
+    present = largest = max(float(group["lr"]) for group in groups)
+    if present and largest_so_far == 0:
+        largest = max(float(group.get("initial_lr", group["lr"])) for group in groups)
+    elif last is not None and present < last == largest_so_far and any("initial_lr" in group for group in groups):
+        largest = last
+    else:
+        return
+    if 0 < largest <= _LEAST_LR:
         warnings.warn(
             f"lr={largest:.3g} in the parameter groups is not a learning rate here: it is the fraction of the step "
             "size found that is taken, 1 for all of it, so this run will hardly move. Divide the lr of all groups by "
             "the largest, which keeps their ratios; a schedule starts from 1.",
             stacklevel=3,
+        )
+
+
+def check_settings_of_group(group: dict[str, Any], optimizer_class: type[Optimizer]) -> None:
+    """Raise `ValueError` for a setting in a parameter group that counts for the whole optimizer, or in torch's ones."""
+    settings = {*signature(optimizer_class).parameters, *signature(AdamW).parameters, *signature(SGD).parameters}
+    if misplaced := sorted((settings - {"params", "lr", "weight_decay"}) & group.keys()):
+        raise ValueError(
+            f"{misplaced[0]}={group[misplaced[0]]!r} in a parameter group has no effect: a group may have its own lr, "
+            f"a fraction of the step, and weight_decay. Pass other settings to {optimizer_class.__name__} as a whole."
         )
 
 

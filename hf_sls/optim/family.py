@@ -137,6 +137,7 @@ class SGDSLS(_Named):
     def __init__(
         self,
         params: Params,
+        *,
         init_step_size: float = 1.0,
         c: float = 0.1,
         shrink: float = 0.5,
@@ -184,6 +185,7 @@ class AdamSLS(_Named):
     def __init__(
         self,
         params: Params,
+        *,
         init_step_size: float = 1e-2,
         c: float = 0.1,
         betas: tuple[float, float] = (0.8, 0.999),
@@ -244,6 +246,7 @@ class AdagradSLS(_Named):
     def __init__(
         self,
         params: Params,
+        *,
         init_step_size: float = 0.1,
         c: float = 0.1,
         eps: float = 1e-10,
@@ -285,6 +288,7 @@ class PLASLS(_Named):
     def __init__(
         self,
         params: Params | nn.Module,
+        *,
         init_step_size: float = 0.1,
         c: float = 0.5,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -333,6 +337,7 @@ class SaLSa(_Named):
     def __init__(
         self,
         params: Params,
+        *,
         init_step_size: float = 1.0,
         c: float = 0.5,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -376,6 +381,7 @@ class SGDSaLSa(_Named):
     def __init__(
         self,
         params: Params,
+        *,
         init_step_size: float = 1.0,
         c: float = 0.5,
         smoothing: float = 0.9,
@@ -412,6 +418,7 @@ class PoNoS(_Named):
     def __init__(
         self,
         params: Params,
+        *,
         init_step_size: float = 10.0,
         c: float = 0.5,
         c_p: float = 0.1,

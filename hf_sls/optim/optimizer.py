@@ -17,7 +17,7 @@ from ._tensors import square_sum, to_floats
 from ._validation import LARGEST, check_range
 from .backtracking import Backtracking
 from .cadence import Cadence, EveryStep
-from .checks import check_learning_rates, check_loss
+from .checks import check_learning_rates, check_loss, check_settings_of_group
 from .criterion import Armijo, Criterion
 from .direction import Direction
 from .events import Event, NotSearched, SearchedElsewhere, Worsened
@@ -127,10 +127,17 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         self._report: SearchReport | None = None
         self._unread: tuple[Tensor | float, Tensor] | None = None
         self._skips: Tensor | None = None
+        self._last_lr: float | None = None
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, which takes part in the searches. If its parameters come late, the search starts anew."""
+        """Add a group, which takes part in the searches. If its parameters come late, the search starts anew.
+
+        Raises:
+            ValueError: `lr` or `weight_decay` is out of range, or the group has a setting of the whole optimizer.
+            TypeError: a parameter is complex.
+        """
+        check_settings_of_group(param_group, type(self))
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
@@ -159,7 +166,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """
         groups = checked_groups(state_dict, self, self._new_memory())
         super().load_state_dict({**state_dict, "param_groups": groups})
-        self._report = self.last_search = self._unread = self._skips = None
+        self._report = self.last_search = self._unread = self._skips = self._last_lr = None
         self._unwatched = []
         self.closure = None
         for parameter, state in self.state.items():
@@ -175,7 +182,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             "watch": self.watch,
             "_unwatched": [],
             "last_search": self.last_search,
-            **dict.fromkeys(("_report", "_unread", "_skips", "closure")),
+            **dict.fromkeys(("_report", "_unread", "_skips", "_last_lr", "closure")),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -294,13 +301,20 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
         Raises:
             RuntimeError: there is no closure, neither as argument nor as attribute, or a gradient is sparse.
+            TypeError: the closure is not a function.
         """
         closure, self.closure = closure if closure is not None else self.closure, None
         if closure is None:
             self._create_state()
             return None
-        if not self.param_groups[0]["line_search"]["counts"]["steps"]:
-            check_learning_rates(self.param_groups)
+        if not callable(closure):
+            raise TypeError(
+                f"step(closure={closure!r}) is not allowed: a function that returns the loss of the batch is needed, "
+                "because the search evaluates it again."
+            )
+        largest_so_far = float(self.param_groups[0]["line_search"]["largest_lr"])
+        check_learning_rates(self.param_groups, self._last_lr, largest_so_far)
+        self._last_lr = max(float(group["lr"]) for group in self.param_groups)
         batch = self._batch(closure, loss)
         report = self._step(batch)
         self._count(report, batch)

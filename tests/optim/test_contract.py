@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from hf_sls.optim import (
     OPTIMIZERS,
     Adam,
+    AdamSLS,
     Adaptive,
     Armijo,
     Cyclic,
@@ -926,3 +927,38 @@ def test_a_loss_that_needs_gradients_is_found_out_after_a_first_batch_that_is_na
     assert optimizer.counts["accepted"] == 1
     assert optimizer.counts["trials"] == optimizer.last_search.trials + 3  # the steps after it look back
     assert optimizer.counts["checks"] == 2
+
+
+@pytest.mark.parametrize(
+    "setting", [{"betas": (0.9, 0.99)}, {"c": 0.3}, {"momentum": 0.9}, {"maximize": True}], ids=str
+)
+def test_a_group_has_no_settings_of_the_whole_optimizer(setting: dict[str, Any]) -> None:
+    layers = nn.Linear(2, 2), nn.Linear(2, 1)
+    (name,) = setting
+    with pytest.raises(ValueError, match=rf"{name}=.* in a parameter group has no effect"):
+        create_optimizer("adam_sls", [{"params": layers[0].parameters(), **setting}])
+    optimizer = create_optimizer("adam_sls", layers[0].parameters())
+    with pytest.raises(ValueError, match=rf"{name}=.* in a parameter group has no effect"):
+        optimizer.add_param_group({"params": layers[1].parameters(), **setting})
+    assert len(optimizer.param_groups) == 1
+    optimizer.add_param_group({"params": layers[1].parameters(), "weight_decay": 0.1, "name": "head"})
+    assert optimizer.param_groups[1]["name"] == "head"
+
+
+@pytest.mark.parametrize(
+    ("rates", "warned"), [([0.0, 1e-3, 2e-3, 1e-3], 1), ([0.01] * 3, 1), ([0.0, 0.5, 1.0, 1e-3], 0)]
+)
+def test_learning_rates_written_into_the_groups_are_warned_of(rates: list[float], warned: int) -> None:
+    layer = nn.Linear(2, 1)
+    optimizer = create_optimizer("adam_sls", layer.parameters())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for rate in rates:
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step(lambda: layer(torch.ones(4, 2)).square().mean())
+    assert sum("is not a learning rate here" in str(each.message) for each in caught) == warned
+
+
+def test_a_learning_rate_in_its_place_in_torch_is_no_step_size() -> None:
+    with pytest.raises(TypeError, match="positional argument"):
+        AdamSLS(nn.Linear(2, 1).parameters(), 5e-5)
