@@ -93,6 +93,18 @@ class StepWindow(LossClosure):
 
         return self.record(evaluate, replay)
 
+    def record_nothing(self) -> None:
+        """Record a loss of NaN, with which the optimizer leaves the step out and counts it as skipped.
+
+        A `training_step` may have left all batches of the step out, those that do not fit into memory for example.
+        """
+        self._losses.append(torch.full((), float("nan"), device=self._trainer.args.device))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no micro-batch was recorded."""
+        return not self._losses
+
     def prepare_inputs(self, prepare_inputs: Callable[[Any], Any], inputs: Any) -> Any:
         """Return what `_prepare_inputs` returns; in a replay, what it returned when the window was recorded."""
         if self.replaying:
@@ -148,7 +160,11 @@ class WindowCallback(TrainerCallback):
         optimizer = self._trainer.line_search_optimizer
         if optimizer is not None:
             if self._trainer.window is None:
-                raise NOT_RECORDED.error()
+                if not optimizer.counts["steps"]:
+                    raise NOT_RECORDED.error()
+                self._trainer.window = StepWindow(self._trainer, self._trainer.model_wrapped, trials=False)
+            if self._trainer.window.is_empty:
+                self._trainer.window.record_nothing()
             optimizer.closure = self._trainer.window
             if self._trainer.is_deepspeed_enabled:
                 engine = self._trainer.model_wrapped

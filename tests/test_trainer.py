@@ -804,6 +804,62 @@ def test_optim_args_beside_an_optimizer_are_said_to_be_unused(arguments: Any, ca
     assert "optim_args='c=0.3' is not used: the trainer was given its optimizer" in caplog.text
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_step_whose_batches_do_not_fit_is_skipped(accumulation: int, arguments: Any) -> None:
+    class Skipping(SLSTrainer):
+        evaluated = 0
+
+        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            try:
+                return super().training_step(*args, **kwargs)
+            except MemoryError:
+                self.model.zero_grad()
+                return torch.zeros(())
+
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            if not self.in_trial:
+                self.evaluated += 1
+                if (self.evaluated - 1) // accumulation == 1:  # all of the second step
+                    raise MemoryError
+            return super().compute_loss(*args, **kwargs)
+
+    args = arguments(max_steps=5, gradient_accumulation_steps=accumulation)
+    trainer = Skipping(model=tiny_bert(), args=args, train_dataset=classification_rows())
+    trainer.train()
+    counts = trainer.line_search_optimizer.counts
+    assert (counts["steps"], counts["skipped_steps"]) == (5, 1)
+    assert trainer.line_search_optimizer.found_step_sizes[0] > 0
+
+
+def test_a_batch_may_be_left_out_once_a_step_was_recorded(arguments: Any) -> None:
+    class LeavingOut(SLSTrainer):
+        left_out = 2
+
+        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            if self.state.global_step == self.left_out:
+                return torch.zeros(())
+            return super().training_step(*args, **kwargs)
+
+    trainer = LeavingOut(model=tiny_bert(), args=arguments(max_steps=4), train_dataset=classification_rows())
+    trainer.train()
+    assert trainer.line_search_optimizer.counts["skipped_steps"] == 1
+    LeavingOut.left_out = 0
+    with pytest.raises(ValueError, match="does not call super"):
+        LeavingOut(model=tiny_bert(), args=arguments(max_steps=4), train_dataset=classification_rows()).train()
+
+
+def test_a_loss_that_asserts_its_graph_is_evaluated_with_one(arguments: Any) -> None:
+    class Asserting(SLSTrainer):
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            loss = super().compute_loss(*args, **kwargs)
+            assert loss.requires_grad
+            return loss
+
+    trainer = Asserting(model=tiny_bert(), args=arguments(max_steps=3), train_dataset=classification_rows())
+    trainer.train()
+    assert trainer.line_search_optimizer.counts["skipped_steps"] == 0
+
+
 def test_a_stock_optimizer_in_place_of_the_search_is_said_to_train(
     arguments: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

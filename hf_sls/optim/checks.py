@@ -171,8 +171,8 @@ def _without_gradients(trials: Trials) -> float | None:
     """Return the loss at the start; `None` where it cannot be evaluated without gradients."""
     try:
         return trials.loss_here()
-    except RuntimeError as error:
-        if "grad" not in str(error):
+    except (RuntimeError, AssertionError) as error:  # such as `assert loss.requires_grad`
+        if isinstance(error, RuntimeError) and "grad" not in str(error):
             raise
         return None
 

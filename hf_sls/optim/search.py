@@ -120,6 +120,12 @@ class _Start:
     outcome: StepOutcome | None = None
 
 
+_CHANGES_GRADIENTS = (
+    "closure() has changed the gradients in a trial, in which the search still needs them. Leave zero_grad() and "
+    "backward() out of it: step() clears the gradients."
+)
+
+
 def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = None) -> SearchReport:
     """Search a step size for the parameters of `move`, take the step, and let the rules learn from it.
 
@@ -135,7 +141,10 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
     with Trials(batch, path) as trials:
         if rules.initial_step.looks_back(move.memory["initial_step"]):
             return _look_back(rules, move, trials, path, observer)
+        versions = _gradient_versions(move)
         checks = check_replay(trials, move.memory["counts"])
+        if _gradient_versions(move) != versions:
+            raise RuntimeError(_CHANGES_GRADIENTS)
         start = _start(rules, move, batch, path)
         if start.outcome is not None:
             return _cannot_search(start.outcome, rules, move, start.loss, start.slope, checks)
@@ -161,6 +170,11 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
                 last = _last(move, path, batch, result.step_size)
             trials.take()
     return _learn(rules, move, start, result, checks, last)
+
+
+def _gradient_versions(move: Move) -> list[int]:
+    """Return how often each gradient was changed in place."""
+    return [gradient._version for part in move.parts for gradient in part.gradients]
 
 
 def _look_back(rules: Rules, move: Move, trials: Trials, path: Path, observer: Observer | None) -> SearchReport:

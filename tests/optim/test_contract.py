@@ -962,3 +962,23 @@ def test_learning_rates_written_into_the_groups_are_warned_of(rates: list[float]
 def test_a_learning_rate_in_its_place_in_torch_is_no_step_size() -> None:
     with pytest.raises(TypeError, match="positional argument"):
         AdamSLS(nn.Linear(2, 1).parameters(), 5e-5)
+
+
+@pytest.mark.parametrize("name", ["sgd_sls", "adam_sls", "adagrad_sls", "ponos"])
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_a_closure_may_clear_gradients_but_not_in_place(set_to_none: bool, name: str) -> None:
+    layer = nn.Linear(2, 1)
+    optimizer = create_optimizer(name, layer.parameters())
+    before = snapshot(layer)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad(set_to_none=set_to_none)
+        return layer(torch.ones(4, 2)).square().mean()
+
+    if set_to_none:
+        loss = optimizer.step(closure)
+        assert bool(closure() < loss)
+    else:
+        with pytest.raises(RuntimeError, match="has changed the gradients in a trial"):
+            optimizer.step(closure)
+        assert same(layer, before)
