@@ -126,6 +126,8 @@ class LineSearchCallback(TrainerCallback):
         if report is not self._last_seen:
             self._last_seen = report
             self._warn_of_failures(report, state)
+        elif search.last_trials:  # this batch has looked back
+            self._failures = 0
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -196,7 +196,7 @@ class OwnNoise(SLSTrainer):
         super().__init__(*args, **kwargs)
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        return super().compute_loss(*args, **kwargs) * (1 + self.noise.gauss(0, 0.05))
+        return super().compute_loss(*args, **kwargs) * (1 + self.noise.gauss(0, 0.02))
 
 
 @pytest.mark.filterwarnings("ignore:The loss of this batch", "ignore:The first search tried")
@@ -222,6 +222,16 @@ def test_searches_that_keep_failing_are_warned_of_once(
     records = [record for record in caplog.records if record.name == "hf_sls.callbacks"]
     (record,) = [each for each in records if "ended without a clear answer" not in each.getMessage()]
     assert re.match(rf"The last 3 searches went wrong, up {advice}", record.getMessage())
+
+
+def test_bad_batches_between_good_ones_are_not_warned_of(arguments: Any, caplog: pytest.LogCaptureFixture) -> None:
+    class EveryFourth(SLSTrainer):
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            return super().compute_loss(*args, **kwargs) * (float("nan") if self.state.global_step % 4 == 3 else 1.0)
+
+    trainer = trained(arguments, [LineSearchCallback(patience=3)], EveryFourth, optim="adam_sls", max_steps=20)
+    assert trainer.line_search_optimizer.counts["skipped_steps"] == 5
+    assert "searches went wrong" not in caplog.text
 
 
 @pytest.mark.parametrize("optim", OPTIMIZERS)
