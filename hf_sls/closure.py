@@ -85,34 +85,32 @@ class LossClosure:
 
         Raises:
             TypeError: `evaluate` is not a function, or does not return a tensor.
-            RuntimeError: the parameters have moved since the first micro-batch, so a step has used the closure.
+            RuntimeError: a search has moved the parameters since the last micro-batch, so a step has used the closure.
         """
         if not callable(evaluate):
             raise TypeError(f"record({evaluate!r}) is not allowed: a function that returns the loss is needed.")
         self._check_unmoved()
         if not self.trials:
-            loss = evaluate()
+            loss = _checked(evaluate())
         else:
             random_state, saved = RandomState.capture(self._devices), _saved(self._model)
             autocast = _present_autocast({device.type for device in self._devices} | {"cpu"})
             with _detecting_updated_parameters(self._model):
-                loss = evaluate()
+                loss = _checked(evaluate())
             self._micro_batches.append(_MicroBatch(replay or evaluate, random_state, saved, autocast))
-        if not isinstance(loss, Tensor):
-            raise TypeError(f"The function given to record() returned a {type(loss).__name__}, not the loss, a tensor.")
+        self._versions = _versions(self._model)
         self._losses.append(loss.detach().clone())
         self._loss = None
         return loss
 
     def _check_unmoved(self) -> None:
-        """Raise `RuntimeError` if a parameter has been written to since the first micro-batch."""
-        versions = {id(p): p._version for p in self._model.parameters() if p.requires_grad}
-        if self._losses and any(self._versions.get(each, now) != now for each, now in versions.items()):
+        """Raise `RuntimeError` if a parameter has been written to since the last micro-batch."""
+        now = _versions(self._model)
+        if any(now.get(each, version) != version for each, version in self._versions.items()):
             raise RuntimeError(
                 "record() was called after the parameters had moved. A LossClosure serves one step: make a new one for "
                 "each, before its first micro-batch."
             )
-        self._versions = versions
 
     def close(self) -> None:
         """Free the micro-batches after the step; calling the closure then raises `RuntimeError`."""
@@ -168,6 +166,18 @@ class LossClosure:
         """Return the sum over the micro-batches, divided by `divisor`, in fp32 or higher precision."""
         total = sum(loss.to(torch.promote_types(loss.dtype, torch.float32)) for loss in losses) / self._divisor
         return torch.as_tensor(total)
+
+
+def _checked(loss: Any) -> Tensor:
+    """Return the loss; raise `TypeError` if it is no tensor."""
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"The function given to record() returned a {type(loss).__name__}, not the loss, a tensor.")
+    return loss
+
+
+def _versions(model: nn.Module) -> dict[int, int]:
+    """Return how often each trainable parameter was written to, by its id."""
+    return {id(parameter): parameter._version for parameter in model.parameters() if parameter.requires_grad}
 
 
 @dataclass(frozen=True)
@@ -246,7 +256,7 @@ def _saved(model: nn.Module) -> list[_Saved]:
         _Saved(module.__dict__, name, value)
         for module in modules.values()
         for name, value in module.__dict__.items()
-        if value is None or type(value) in (bool, int, float) or isinstance(value, Tensor)
+        if value is None or type(value) in (int, float) or isinstance(value, Tensor)
     ]
     return [_Saved(owner, name, value, _copy(value)) for owner, name, value in owners if value is not None] + bound
 

@@ -238,10 +238,11 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         """Raise `ValueError` if a stock optimizer has loaded the groups of a line search, which lack its settings."""
         groups = getattr(self.optimizer, "param_groups", [])
         if any("line_search" in group for group in groups):
+            stock = getattr(self.optimizer, "optimizer", self.optimizer)  # Accelerate has wrapped it
             raise ValueError(
-                f"resume_from_checkpoint={checkpoint!r} has the state of a line search, and "
-                f"optim={optimizer_name(self.args.optim)!r} cannot go on from it. Resume with the optim of that run, "
-                "or load its model with from_pretrained and start a new run."
+                f"resume_from_checkpoint={checkpoint!r} has the state of a line search, and {type(stock).__name__} "
+                "cannot go on from it. Resume with the optimizer of that run, or load its model with from_pretrained "
+                "and start a new run."
             )
 
     def _load_scaler(self, checkpoint: str | None) -> None:

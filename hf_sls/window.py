@@ -160,7 +160,7 @@ class WindowCallback(TrainerCallback):
         optimizer = self._trainer.line_search_optimizer
         if optimizer is not None:
             if self._trainer.window is None:
-                if not optimizer.counts["steps"]:
+                if not optimizer.counts["steps"] or _gradient_versions(self._trainer.model):
                     raise NOT_RECORDED.error()
                 self._trainer.window = StepWindow(self._trainer, self._trainer.model_wrapped, trials=False)
             if self._trainer.window.is_empty:

@@ -848,16 +848,19 @@ def test_a_batch_may_be_left_out_once_a_step_was_recorded(arguments: Any) -> Non
         LeavingOut(model=tiny_bert(), args=arguments(max_steps=4), train_dataset=classification_rows()).train()
 
 
-def test_a_loss_that_asserts_its_graph_is_evaluated_with_one(arguments: Any) -> None:
-    class Asserting(SLSTrainer):
-        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-            loss = super().compute_loss(*args, **kwargs)
-            assert loss.requires_grad
-            return loss
+def test_gradients_that_nothing_recorded_are_refused_in_mid_run(arguments: Any) -> None:
+    class Own(SLSTrainer):
+        def training_step(self, model: Any, inputs: Any, *args: Any) -> torch.Tensor:
+            if self.state.global_step < 2:
+                return super().training_step(model, inputs, *args)
+            loss = self.compute_loss(model, self._prepare_inputs(inputs))
+            self.accelerator.backward(loss)
+            return loss.detach()
 
-    trainer = Asserting(model=tiny_bert(), args=arguments(max_steps=3), train_dataset=classification_rows())
-    trainer.train()
-    assert trainer.line_search_optimizer.counts["skipped_steps"] == 0
+    trainer = Own(model=tiny_bert(), args=arguments(max_steps=4), train_dataset=classification_rows())
+    with pytest.raises(ValueError, match="does not call super"):
+        trainer.train()
+    assert trainer.state.global_step == 2
 
 
 def test_a_stock_optimizer_in_place_of_the_search_is_said_to_train(
@@ -888,7 +891,7 @@ def test_a_stock_optimizer_does_not_go_on_from_a_line_search(arguments: Any, tmp
         return SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
 
     trainer(max_steps=2).train()
-    with pytest.raises(ValueError, match="has the state of a line search, and optim='adamw_torch' cannot go on"):
+    with pytest.raises(ValueError, match="has the state of a line search, and AdamW cannot go on"):
         trainer(max_steps=4, optim="adamw_torch").train(resume_from_checkpoint=True)
 
 

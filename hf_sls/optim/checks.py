@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import warnings
 from inspect import signature
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 from torch import Tensor
@@ -46,41 +46,48 @@ _ALIKE = 1.5
 """The largest ratio of measured to predicted decrease that curvature explains; on sixteen tasks it was 0.73 to 1.07."""
 
 
-def check_learning_rates(groups: list[dict[str, Any]], last: float | None, largest_so_far: float) -> None:
+def check_learning_rates(groups: list[dict[str, Any]], last: float | None, largest_so_far: float) -> bool:
     """Warn of an `lr` in the groups that is one of AdamW's rather than a fraction of the step.
 
-    The first one above 0 counts, or what a scheduler keeps of it as `initial_lr`, as its warm-up may start anywhere. A
-    callback may write other values over those of the scheduler: so their peak counts too, once they begin to fall.
+    That of the first step counts, or the base and the peak that a scheduler keeps. A loop or a callback may write other
+    values into the groups and warm up: of these the peak counts, once they begin to fall.
 
     Args:
         groups: the parameter groups.
-        last: the largest `lr` in the last step, if it is known.
-        largest_so_far: the largest `lr` in all steps so far.
+        last: the largest `lr` in the last step, `None` if that is not known.
+        largest_so_far: the largest `lr` in all steps so far, 0 in the first one.
+
+    Returns:
+        Whether it has warned.
     """
-    present = largest = max(float(group["lr"]) for group in groups)
-    if present and largest_so_far == 0:
-        largest = max(float(group.get("initial_lr", group["lr"])) for group in groups)
-    elif last is not None and present < last == largest_so_far and any("initial_lr" in group for group in groups):
-        largest = last
+    present = max(float(group["lr"]) for group in groups)
+    if last is None:
+        kept = [float(group[name]) for group in groups for name in ("initial_lr", "max_lr") if name in group]
+        peak = max(kept, default=present) if present and largest_so_far == 0 else inf
     else:
-        return
-    if 0 < largest <= _LEAST_LR:
-        warnings.warn(
-            f"lr={largest:.3g} in the parameter groups is not a learning rate here: it is the fraction of the step "
-            "size found that is taken, 1 for all of it, so this run will hardly move. Divide the lr of all groups by "
-            "the largest, which keeps their ratios; a schedule starts from 1.",
-            stacklevel=3,
-        )
+        peak = last if present < last == largest_so_far else inf
+    if not 0 < peak <= _LEAST_LR:
+        return False
+    warnings.warn(
+        f"lr={peak:.3g} in the parameter groups is not a learning rate here: it is the fraction of the step "
+        "size found that is taken, 1 for all of it, so this run will hardly move. Divide the lr of all groups by "
+        "the largest, which keeps their ratios; a schedule starts from 1.",
+        stacklevel=3,
+    )
+    return True
 
 
 def check_settings_of_group(group: dict[str, Any], optimizer_class: type[Optimizer]) -> None:
-    """Raise `ValueError` for a setting in a parameter group that counts for the whole optimizer, or in torch's ones."""
-    settings = {*signature(optimizer_class).parameters, *signature(AdamW).parameters, *signature(SGD).parameters}
-    if misplaced := sorted((settings - {"params", "lr", "weight_decay"}) & group.keys()):
-        raise ValueError(
-            f"{misplaced[0]}={group[misplaced[0]]!r} in a parameter group has no effect: a group may have its own lr, "
-            f"a fraction of the step, and weight_decay. Pass other settings to {optimizer_class.__name__} as a whole."
-        )
+    """Raise `ValueError` for a setting in a parameter group that could count for the whole optimizer only."""
+    own = {name for each in optimizer_class.__mro__ for name in signature(each).parameters}
+    of_torch = {*signature(AdamW).parameters, *signature(SGD).parameters}
+    for name in sorted((own | of_torch) & group.keys() - {"params", "lr", "weight_decay"}):
+        if group[name] is not None and group[name] is not False:
+            has_it = f"Pass it to {optimizer_class.__name__}" if name in own else f"{optimizer_class.__name__} has none"
+            raise ValueError(
+                f"{name}={group[name]!r} in a parameter group would have no effect: a group may have its own lr, which "
+                f"is a fraction of the step, and weight_decay. {has_it}."
+            )
 
 
 def check_loss(loss: Any, has_gradients: bool) -> None:
@@ -171,8 +178,8 @@ def _without_gradients(trials: Trials) -> float | None:
     """Return the loss at the start; `None` where it cannot be evaluated without gradients."""
     try:
         return trials.loss_here()
-    except (RuntimeError, AssertionError) as error:  # such as `assert loss.requires_grad`
-        if isinstance(error, RuntimeError) and "grad" not in str(error):
+    except RuntimeError as error:
+        if "grad" not in str(error):
             raise
         return None
 

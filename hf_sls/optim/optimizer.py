@@ -128,6 +128,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         self._unread: tuple[Tensor | float, Tensor] | None = None
         self._skips: Tensor | None = None
         self._last_lr: float | None = None
+        self._has_warned_of_rates = False
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -137,10 +138,10 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             ValueError: `lr` or `weight_decay` is out of range, or the group has a setting of the whole optimizer.
             TypeError: a parameter is complex.
         """
-        check_settings_of_group(param_group, type(self))
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
+            check_settings_of_group(group, type(self))
             for name in ("lr", "weight_decay"):
                 value = group[name].item() if isinstance(group[name], Tensor) else group[name]
                 check_range(name, value, low=0.0, high=LARGEST)
@@ -182,6 +183,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             "watch": self.watch,
             "_unwatched": [],
             "last_search": self.last_search,
+            "_has_warned_of_rates": self._has_warned_of_rates,
             **dict.fromkeys(("_report", "_unread", "_skips", "_last_lr", "closure")),
         }
 
@@ -312,9 +314,10 @@ class LineSearchOptimizer(torch.optim.Optimizer):
                 f"step(closure={closure!r}) is not allowed: a function that returns the loss of the batch is needed, "
                 "because the search evaluates it again."
             )
-        largest_so_far = float(self.param_groups[0]["line_search"]["largest_lr"])
-        check_learning_rates(self.param_groups, self._last_lr, largest_so_far)
-        self._last_lr = max(float(group["lr"]) for group in self.param_groups)
+        if not self._has_warned_of_rates:
+            largest_so_far = float(self.param_groups[0]["line_search"]["largest_lr"])
+            self._has_warned_of_rates = check_learning_rates(self.param_groups, self._last_lr, largest_so_far)
+            self._last_lr = max(float(group["lr"]) for group in self.param_groups)
         batch = self._batch(closure, loss)
         report = self._step(batch)
         self._count(report, batch)

@@ -122,7 +122,7 @@ class _Start:
 
 _CHANGES_GRADIENTS = (
     "closure() has changed the gradients in a trial, in which the search still needs them. Leave zero_grad() and "
-    "backward() out of it: step() clears the gradients."
+    "backward() out of it."
 )
 
 
@@ -136,7 +136,7 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
         observer: called before the step is taken.
     """
     if not move.parts:
-        return _cannot_search("no_slope", rules, move)
+        return _cannot_search("non_finite" if batch.skip else "no_slope", rules, move)
     path = Path(rules.direction, move.parts)
     with Trials(batch, path) as trials:
         if rules.initial_step.looks_back(move.memory["initial_step"]):

@@ -935,18 +935,29 @@ def test_a_loss_that_needs_gradients_is_found_out_after_a_first_batch_that_is_na
 def test_a_group_has_no_settings_of_the_whole_optimizer(setting: dict[str, Any]) -> None:
     layers = nn.Linear(2, 2), nn.Linear(2, 1)
     (name,) = setting
-    with pytest.raises(ValueError, match=rf"{name}=.* in a parameter group has no effect"):
+    advice = "Pass it to AdamSLS" if name in ("betas", "c") else "AdamSLS has none"
+    with pytest.raises(ValueError, match=rf"{name}=.* in a parameter group would have no effect: .*{advice}"):
         create_optimizer("adam_sls", [{"params": layers[0].parameters(), **setting}])
     optimizer = create_optimizer("adam_sls", layers[0].parameters())
-    with pytest.raises(ValueError, match=rf"{name}=.* in a parameter group has no effect"):
+    with pytest.raises(ValueError, match=rf"{name}=.* in a parameter group would have no effect"):
         optimizer.add_param_group({"params": layers[1].parameters(), **setting})
     assert len(optimizer.param_groups) == 1
-    optimizer.add_param_group({"params": layers[1].parameters(), "weight_decay": 0.1, "name": "head"})
+    with pytest.raises(TypeError, match="param_group must be a dict"):
+        optimizer.add_param_group([layers[1].weight])
+    harmless = {"name": "head", "foreach": None, "maximize": False}
+    optimizer.add_param_group({"params": layers[1].parameters(), "weight_decay": 0.1, **harmless})
     assert optimizer.param_groups[1]["name"] == "head"
 
 
 @pytest.mark.parametrize(
-    ("rates", "warned"), [([0.0, 1e-3, 2e-3, 1e-3], 1), ([0.01] * 3, 1), ([0.0, 0.5, 1.0, 1e-3], 0)]
+    ("rates", "warned"),
+    [
+        ([0.0, 1e-3, 2e-3, 1e-3], 1),
+        ([1e-3, 5e-4, 1e-3, 5e-4], 1),
+        ([0.01] * 3, 1),
+        ([0.0, 0.005, 0.01, 0.5, 1.0, 0.5], 0),
+        ([0.0, 0.5, 1.0, 1e-3], 0),
+    ],
 )
 def test_learning_rates_written_into_the_groups_are_warned_of(rates: list[float], warned: int) -> None:
     layer = nn.Linear(2, 1)
@@ -957,6 +968,19 @@ def test_learning_rates_written_into_the_groups_are_warned_of(rates: list[float]
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step(lambda: layer(torch.ones(4, 2)).square().mean())
     assert sum("is not a learning rate here" in str(each.message) for each in caught) == warned
+
+
+def test_a_cycle_that_starts_low_is_not_warned_of() -> None:
+    layer = nn.Linear(2, 1)
+    optimizer = create_optimizer("adam_sls", layer.parameters())
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 1.0, total_steps=10, div_factor=1000, cycle_momentum=False
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for _ in range(10):
+            optimizer.step(lambda: layer(torch.ones(4, 2)).square().mean())
+            scheduler.step()
 
 
 def test_a_learning_rate_in_its_place_in_torch_is_no_step_size() -> None:
