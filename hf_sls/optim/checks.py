@@ -2,7 +2,8 @@
 
 | what differs | what is done |
 |---|---|
-| the closure calls `backward`, or returns something else than a scalar with a graph | a `RuntimeError` |
+| the closure calls `backward`, clears gradients in place, or returns no scalar with a graph | a `RuntimeError` |
+| a group has a setting that counts for the whole optimizer only | a `ValueError` |
 | the `lr` of the groups is a learning rate | a warning |
 | only with gradients on the closure works, or gives the recorded loss | trials keep gradients on |
 | the loss, evaluated again at the same parameters | a warning |
