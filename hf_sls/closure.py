@@ -89,7 +89,8 @@ class LossClosure:
         """
         if not callable(evaluate):
             raise TypeError(f"record({evaluate!r}) is not allowed: a function that returns the loss is needed.")
-        self._check_unmoved()
+        if self._losses:
+            self._check_unmoved()
         if not self.trials:
             loss = _checked(evaluate())
         else:

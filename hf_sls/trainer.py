@@ -98,7 +98,6 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         self.window: StepWindow | None = None
         self._counts_at_last_log: dict[str, float] | None = None
         self._own_callbacks: list[TrainerCallback] = []
-        self._has_warned_of_stock = False
         super().__init__(*args, **kwargs)
         self.callback_handler.callbacks = [public_tensorboard(each) for each in self.callback_handler.callbacks]
         if self._wants_line_search():
@@ -179,8 +178,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
 
     def _warn_of_stock_optimizer(self) -> None:
         stock = getattr(self.optimizer, "optimizer", self.optimizer)  # Accelerate may have wrapped it
-        if is_line_search(self.args.optim) and not (self.is_deepspeed_enabled or self._has_warned_of_stock):
-            self._has_warned_of_stock = True
+        if is_line_search(self.args.optim) and not self.is_deepspeed_enabled:
             logger.warning(
                 f"optim={optimizer_name(self.args.optim)!r} is not used: the trainer was given an optimizer, or its "
                 f"create_optimizer() made one, and {type(stock).__name__} does not search."
@@ -299,7 +297,6 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         """
         self._close_window()
         self._counts_at_last_log = None
-        self._has_warned_of_stock = False
         if self.line_search_optimizer is not None:  # of an earlier `train()`
             self.line_search_optimizer.forget_losses()
         if self._wants_line_search():

@@ -110,12 +110,13 @@ def draw_ratios(ratios: Mapping[str, Mapping[str, float]], path: Path, descripti
         path: the PNG to write.
         description: kept in the file, as its metadata.
     """
-    first, *others = next(iter(ratios.values()))
+    labels = list(next(iter(ratios.values())))
+    first = labels[0]
     tasks = sorted(ratios, key=lambda task: ratios[task][first], reverse=True)
     figure = new_figure(8, 1.4 + 0.24 * len(tasks))
     axis = figure.subplots()
     axis.axvline(1, color=GREY, linewidth=0.8)
-    for index, label in enumerate((first, *others)):
+    for index, label in enumerate(labels):
         style = line_style(index, label=as_label(label), linestyle="none", markersize=6 if label == first else 4)
         axis.plot([ratios[task][label] for task in tasks], range(len(tasks)), **style)
     axis.set_yticks(range(len(tasks)), [as_label(task.replace("_", " ")) for task in tasks])

@@ -54,9 +54,8 @@ class Supervised(nn.Module):
 
 
 def classifier(*layers: nn.Module, label_smoothing: float = 0.0) -> Supervised:
-    """Return the layers with cross-entropy; images are flattened unless the first layer is a convolution."""
-    flat = [] if isinstance(layers[0], nn.Conv2d) else [nn.Flatten()]
-    return Supervised(nn.Sequential(*flat, *layers), nn.CrossEntropyLoss(label_smoothing=label_smoothing))
+    """Return the layers, on flattened rows, with cross-entropy."""
+    return Supervised(nn.Sequential(nn.Flatten(), *layers), nn.CrossEntropyLoss(label_smoothing=label_smoothing))
 
 
 def regressor() -> Supervised:
@@ -166,7 +165,7 @@ def convolutions() -> nn.Module:
     layers: list[nn.Module] = []
     for inputs, outputs in ((3, 16), (16, 32), (32, 64)):
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
-    return classifier(*layers, nn.Flatten(), nn.Linear(1024, 10))
+    return Supervised(nn.Sequential(*layers, nn.Flatten(), nn.Linear(1024, 10)), nn.CrossEntropyLoss())
 
 
 def mnist(data_path: list[str] | None) -> Halves:
