@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from hf_sls.optim import Adagrad, Adam, Direction, Gradient, _tensors
+from hf_sls.optim import Adagrad, Adam, AdamSLS, Direction, Gradient, _tensors
 from hf_sls.optim.path import Part, Path
 
-DIRECTIONS = [Gradient(), Adam(), Adam(search="gradient"), Adam(amsgrad=True), Adagrad()]
-UNCOPIED = [Adam(), Adam(amsgrad=True)]
+DEFAULT = AdamSLS([torch.nn.Parameter(torch.zeros(1))])
+DIRECTIONS = [Gradient(), Adam(), DEFAULT.direction, Adam(search="gradient"), Adam(amsgrad=True), Adagrad()]
+UNCOPIED = [Adam(), DEFAULT.direction, Adam(amsgrad=True)]
 STAY, GO = torch.ones(()), torch.zeros(())
 SHORT = 0.9e-3
-LONGEST = 0.9e-2
+LONGEST = DEFAULT.initial_step.init_step_size
 every_direction = pytest.mark.parametrize("direction", DIRECTIONS, ids=str)
 
 
@@ -99,7 +100,7 @@ def test_copies_are_kept_only_where_a_rounding_could_show(direction: Direction) 
     parameters, gradients, states = lists(direction)
     path = path_over(direction, parameters, gradients, states)
     path.advance(SHORT, GO)
-    path.go_to(SHORT / 2)
+    path.go_to(LONGEST)
     assert all((part.copies is None) == (direction in UNCOPIED) for part in path._parts)
     path.go_to(2 * LONGEST)
     assert all(part.copies is not None for part in path._parts)
