@@ -13,6 +13,7 @@ from transformers.integrations import TensorBoardCallback
 
 from .landscape import LANDSCAPE_NAME, Landscape, load_landscapes, measure_landscape, save_landscapes
 from .optim import FinishedSearch, LineSearchOptimizer, SearchReport
+from .optim._validation import check_integer
 from .private import public_when_written
 
 logger = logging.getLogger(__name__)
@@ -60,13 +61,12 @@ class LineSearchCallback(TrainerCallback):
             counts. A landscape takes 32 forward passes and does not change the run.
 
     Raises:
-        ValueError: `patience` or a step is below 1.
+        ValueError: `patience` or a step is not an integer of at least 1.
     """
 
     def __init__(self, patience: int = 5, landscape_steps: Collection[int] = ()) -> None:
         for name, value in (("patience", patience), *(("landscape_steps", step) for step in landscape_steps)):
-            if value < 1:
-                raise ValueError(f"{name}={value} is not allowed: steps and searches are counted from 1.")
+            check_integer(name, value, low=1)
         self.patience = patience
         self.landscape_steps = sorted(set(landscape_steps))
         self._observed = False

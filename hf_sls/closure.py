@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .optim import RandomState
 from .optim._tensors import coarsest_spacing
+from .optim._validation import check_range
 from .optim.sharding import local, mean_of_evaluations, mean_over_processes
 
 _LARGEST_INTEGER_BUFFER = 2**20
@@ -53,15 +54,14 @@ class LossClosure:
         gradient_scale: norm of the gradient over that of `.grad`; above 1 when the gradient was clipped, see `clipped`.
 
     Raises:
-        ValueError: `divisor` is not positive.
+        ValueError: `divisor` is not a positive number.
         TypeError: `model` is not a module.
     """
 
     def __init__(self, model: nn.Module, divisor: float = 1.0, *, trials: bool = True) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model of type {type(model).__name__} is not allowed: an nn.Module is needed.")
-        if not divisor > 0:
-            raise ValueError(f"divisor={divisor!r} is not allowed: a positive number is needed.")
+        check_range("divisor", divisor, low=0.0, include_low=False)
         self.gradient_scale: Tensor | float = 1.0
         self._model = model
         self._divisor = divisor

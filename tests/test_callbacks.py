@@ -332,9 +332,17 @@ def test_an_interrupted_step_leaves_no_observer_to_the_next_run(arguments: Any, 
     assert trainer.line_search_optimizer.observer is None
 
 
-@pytest.mark.parametrize("settings", [{"patience": 0}, {"landscape_steps": [3, 0]}])
-def test_counts_below_one_are_refused(settings: Any) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(settings))}=0 is not allowed"):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"patience": 0}, "patience=0 is not allowed"),
+        ({"patience": 2.5}, r"patience=2\.5 is not allowed"),
+        ({"patience": "5"}, "patience='5' is not allowed"),
+        ({"landscape_steps": [3, 0]}, "landscape_steps=0 is not allowed"),
+    ],
+)
+def test_counts_that_are_no_integers_of_at_least_one_are_refused(settings: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         LineSearchCallback(**settings)
 
 

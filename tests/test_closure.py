@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import math
+import re
 import warnings
 import weakref
 from functools import partial
@@ -244,9 +246,10 @@ def test_a_closure_without_a_recording_or_after_its_step_says_so() -> None:
         closure()
 
 
-def test_a_divisor_has_to_be_positive() -> None:
-    with pytest.raises(ValueError, match="divisor=0 is not allowed"):
-        LossClosure(nn.Linear(1, 1), divisor=0)
+@pytest.mark.parametrize("divisor", [0, -1.0, math.inf, math.nan, "2"])
+def test_a_divisor_has_to_be_a_positive_number(divisor: Any) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"divisor={divisor!r} is not allowed")):
+        LossClosure(nn.Linear(1, 1), divisor=divisor)
 
 
 def test_a_norm_needs_what_it_was_clipped_to() -> None:

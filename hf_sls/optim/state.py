@@ -169,7 +169,7 @@ def _check_moment(called: str, value: Any, expected: Tensor, not_negative: bool)
         raise _Unfit(f"{called} has the dtype {value.dtype}, not {expected.dtype}")
     if value.layout != torch.strided or value.device.type == "meta":
         raise _Unfit(f"{called} has the layout {value.layout} on {value.device}, where a dense tensor is needed")
-    if not bool(torch.isfinite(value.sum(dtype=torch.float32))):
+    if not bool(value.isfinite().all()):
         raise _Unfit(f"{called} is not finite")
     if not_negative and bool((value < 0).any()):
         raise _Unfit(f"{called} is negative")

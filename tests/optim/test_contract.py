@@ -403,6 +403,14 @@ def test_a_state_loads_whose_losses_rose_within_the_tolerance() -> None:
     assert optimizer.counts["loss_decrease"] == -0.01
 
 
+def test_a_state_loads_whose_moments_no_float32_can_hold() -> None:
+    parameter = nn.Parameter(torch.ones(10, dtype=torch.float64))
+    optimizer = create_optimizer("adam_sls", [parameter])
+    optimizer.step(lambda: 1e21 * parameter.square().sum())
+    assert optimizer.state[parameter]["exp_avg_sq"].sum() > torch.finfo(torch.float32).max
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+
 @pytest.mark.parametrize("broken", ["shape", "NaN", "negative", "empty", "no state"])
 def test_a_broken_state_is_refused_and_nothing_loaded(broken: str) -> None:
     model = Network()
