@@ -34,11 +34,6 @@ _ADVICE = {
     "non_finite": "The loss or the gradient is NaN or infinite. Check the batches and the model; instead of fp16 try "
     "bf16=True.",
 }
-_UNCERTAIN = (
-    "The search has ended without a clear answer: the batches do not agree on a longer step, so the step size stays at "
-    "{:.1e}. That is right where labels are noisy. If the loss falls too slowly, shuffle the data and use larger "
-    'batches, or start three to ten times higher with optim_args="init_step_size={:g}", also the largest step then.'
-)
 _MAX_DECREASE_RATIO = 3.0
 """Ratio of the decrease to the predicted decrease, up or down, above which a search went wrong."""
 
@@ -80,8 +75,6 @@ class LineSearchCallback(TrainerCallback):
         self._last_seen: SearchReport | None = None
         self._failures = 0
         self._has_warned = False
-        search = line_search_of(kwargs.get("optimizer"))
-        self._has_told = search is not None and search.is_uncertain
         self._steps_to_come = [step for step in self.landscape_steps if step > state.global_step]
         self._landscapes: list[Landscape] = []
         if self._observed:
@@ -114,11 +107,6 @@ class LineSearchCallback(TrainerCallback):
             self._stop_observing(search)
             if self._landscapes and state.is_world_process_zero:
                 save_landscapes(self._landscapes, Path(args.output_dir) / LANDSCAPE_NAME)
-        if not self._has_told and search.is_uncertain:
-            self._has_told = True
-            if state.is_world_process_zero:
-                higher = 10 * search.initial_step.init_step_size
-                logger.warning(_UNCERTAIN.format(search.found_step_sizes[0], higher))
         report = search.last_search
         if report is None:
             return

@@ -385,7 +385,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         optimizer = self.line_search_optimizer
         if optimizer is None:
             return super()._get_learning_rate()
-        return optimizer.last_step_sizes[0]
+        return optimizer.param_groups[0]["step_size"]  # the Trainer asks at every step; `last_step_sizes` may wait
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log as the Trainer does, with the figures of the line search added; nothing is logged during a trial."""
@@ -397,6 +397,8 @@ class LineSearchTrainerMixin(PushMixin, _Base):
             if "loss" in logs:
                 since = {name: counts[name] - self._counts_at_last_log[name] for name in counts}
                 logs["step_size"] = optimizer.last_step_sizes[0]
+                if "learning_rate" in logs:
+                    logs["learning_rate"] = logs["step_size"]
                 logs.update(_step_size_of_each_layer(optimizer))
                 for name in ("trials", "backtracks", "skipped_steps"):
                     logs[f"ls_{name}"] = since[name] / max(since["steps"], 1)

@@ -32,6 +32,7 @@ from transformers import (
 
 from hf_sls import SGDSLS, AdamSLS, LineSearchTrainerMixin, SLSTrainer, SLSTrainingArguments
 from hf_sls.optim import OPTIMIZERS, create_optimizer
+from hf_sls.optim import optimizer as optimizer_module
 
 from .conftest import Rows, classification_rows, language_rows, losses, step_sizes, tiny_bert, tiny_gpt2
 
@@ -980,3 +981,31 @@ def test_trainer_state_is_plain_json(arguments: Any, tmp_path: Path) -> None:
     SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows()).train()
     state = json.loads((tmp_path / "run" / "checkpoint-3" / "trainer_state.json").read_text())
     assert state["log_history"][0]["step_size"] > 0
+
+
+def test_between_two_logs_the_trainer_reads_nothing_of_the_optimizer(
+    arguments: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the watch, once in 32 steps. The Trainer asks for the learning rate at every step."""
+    reads: list[int] = []
+    to_floats = optimizer_module.to_floats
+    monkeypatch.setattr(optimizer_module, "to_floats", lambda *values: reads.append(1) or to_floats(*values))
+    args = arguments(optim="adam_sls", max_steps=64, logging_steps=64)
+    trainer = SLSTrainer(model=tiny_bert(), args=args, train_dataset=classification_rows())
+    trainer.train()
+    assert not trainer.line_search_optimizer.search_due
+    assert len(reads) <= 3  # twice the watch, and the log
+
+
+def test_a_first_group_without_gradients_does_not_hide_the_step_size(arguments: Any) -> None:
+    """As where a frozen body comes before the head."""
+    model = tiny_bert()
+    model.bert.requires_grad_(False)
+    optimizer = AdamSLS([{"params": model.bert.parameters()}, {"params": model.classifier.parameters()}])
+    args = arguments(optim="adam_sls", max_steps=40, logging_steps=1)
+    trainer = SLSTrainer(model=model, args=args, train_dataset=classification_rows(), optimizers=(optimizer, None))
+    trainer.train()
+    assert not optimizer.search_due
+    logged = [each["step_size"] for each in trainer.state.log_history if "step_size" in each]
+    assert all(step_size > 0 for step_size in logged)
+    assert optimizer.last_step_sizes[0] == optimizer.last_step_sizes[1]

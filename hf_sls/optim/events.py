@@ -59,11 +59,11 @@ class Searched:
 
 @dataclass(frozen=True)
 class SearchedElsewhere:
-    """Other parameters were searched.
+    """Forward passes were spent, not on a search of these parameters: of others, or the batch has looked back.
 
     Attributes:
-        trials: the number of forward passes that it took.
-        accepted: whether it found a step.
+        trials: the number of forward passes.
+        accepted: whether a step was taken.
     """
 
     trials: int

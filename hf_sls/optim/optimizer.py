@@ -22,6 +22,7 @@ from .criterion import Armijo, Criterion
 from .direction import Direction
 from .events import Event, NotSearched, SearchedElsewhere, Worsened
 from .initial_step import InitialStep, LastStep
+from .look_back import look_back
 from .partition import Joint, Partition
 from .path import Part
 from .random_state import RandomState
@@ -37,6 +38,11 @@ _NEEDS_CLOSURE = (
     "{name}.step() has no closure to evaluate the loss with. In plain PyTorch call step(closure), where closure() "
     "returns the loss of the current mini-batch; with the Hugging Face Trainer use hf_sls.SLSTrainer, or add "
     "hf_sls.LineSearchTrainerMixin to your own Trainer subclass."
+)
+_UNCERTAIN = (
+    "The search has ended without a clear answer: the batches do not agree on a longer step, so the step size stays at "
+    "{:.1e}. That is right where labels are noisy. If the loss falls too slowly, shuffle the data and use larger "
+    "batches, or start three to ten times higher with init_step_size={:g}, also the largest step then."
 )
 
 
@@ -357,22 +363,27 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         is_due, late = self.search_due, self._late_parameters()
         if late and is_due:
             self._start_anew()
-        indices, left_out = (self._groups_to_search(), set[int]()) if is_due else ([], late)
-        fractions = self._fractions()
+        left_out = set[int]() if is_due else late
+        indices, fractions = self._groups_to_search(), self._fractions()
         self._remember_in_all(largest_lr=self._largest_lr())
-        moves = [self._move([i], fractions, left_out) for i in range(len(self.param_groups)) if i not in indices]
-        searched = self._move(indices, fractions, left_out)
-        batch.skip = _not_finite(batch.loss, [searched, *moves])
-        report = SearchReport("not_searched", 0.0)
-        event: Event = NotSearched()
-        if indices:
-            report = search(self.rules, searched, batch, self.observer)
-            event = SearchedElsewhere(report.trials, report.outcome == "accepted")
-        for move in moves:
+        first = self._move(indices, fractions, left_out)
+        others = [self._move([i], fractions, left_out) for i in range(len(self.param_groups)) if i not in indices]
+        batch.skip = _not_finite(batch.loss, [first, *others])
+        if is_due:
+            looks_back = self.initial_step.looks_back(first.memory["initial_step"])
+            report = (look_back if looks_back else search)(self.rules, first, batch, self.observer)
+            if looks_back and self.is_uncertain:  # since this step: the next one does not look back
+                higher = 10 * self.initial_step.init_step_size
+                warnings.warn(_UNCERTAIN.format(self.found_step_sizes[0], higher), stacklevel=5)
+            event: Event = SearchedElsewhere(report.trials, report.outcome == "accepted")
+        else:
+            report, event = SearchReport("not_searched", 0.0), NotSearched()
+            self._move_unsearched(first, batch.skip, event)
+        for move in others:
             self._move_unsearched(move, batch.skip, event, moves_nothing=report.outcome == "non_finite")
         if left_out:
             self._start_anew()
-        return report if indices else replace(report, step_size=self.param_groups[0]["step_size"])
+        return report if is_due else replace(report, step_size=self.param_groups[0]["step_size"])
 
     def _late_parameters(self) -> set[int]:
         """Return the ids of parameters that get their first gradient after a step size was found for others."""
@@ -387,8 +398,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         names = ("criterion", "initial_step", "has_found_a_step")
         self._remember_in_all(**{name: new[name] for name in names})
 
-    def _move_unsearched(self, move: Move, skip: Tensor, event: Event, moves_nothing: bool) -> None:
-        """Take the step of a group that was not searched."""
+    def _move_unsearched(self, move: Move, skip: Tensor, event: Event, moves_nothing: bool = False) -> None:
+        """Take the step of groups that were not searched; they have one memory."""
         memory = {**move.memory, "cadence": self.cadence.update(move.memory["cadence"], event)}
         step_size = 0.0
         if move.parts and not moves_nothing:

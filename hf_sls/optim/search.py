@@ -12,7 +12,7 @@ from .cadence import Cadence
 from .checks import check_replay, check_slope
 from .criterion import Criterion, Line
 from .direction import Direction
-from .events import LookedBack, NotSearched, Searched, SearchedElsewhere, SearchResult
+from .events import NotSearched, Searched, SearchResult
 from .initial_step import InitialStep
 from .partition import Partition
 from .path import Part, Path
@@ -94,8 +94,6 @@ class Move:
 
 
 _NO_LINE = Line(nan, 0.0)
-_VISIBLE = 2.0
-"""How many times the rounding of the loss the decrease along a step has to be for its curvature to show."""
 _NO_LAST_STEP = {"last_step_size": 0.0, "last_slope": 0.0}
 
 
@@ -136,18 +134,16 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
         observer: called before the step is taken.
     """
     if not move.parts:
-        return _cannot_search("non_finite" if batch.skip else "no_slope", rules, move)
+        return cannot_search("non_finite" if batch.skip else "no_slope", rules, move)
     path = Path(rules.direction, move.parts)
     with Trials(batch, path) as trials:
-        if rules.initial_step.looks_back(move.memory["initial_step"]):
-            return _look_back(rules, move, trials, path, observer)
         versions = _gradient_versions(move)
         checks = check_replay(trials, move.memory["counts"])
         if _gradient_versions(move) != versions:
             raise RuntimeError(_CHANGES_GRADIENTS)
         start = _start(rules, move, batch, path)
         if start.outcome is not None:
-            return _cannot_search(start.outcome, rules, move, start.loss, start.slope, checks)
+            return cannot_search(start.outcome, rules, move, start.loss, start.slope, checks)
         resolution = 0.0 if getattr(rules.criterion, "tolerance", 0.0) else batch.rounding * abs(start.loss)
         result = rules.backtracking.search(
             trials.loss_at, start.line, start.loss, start.slope, start.step_size, resolution=resolution
@@ -159,7 +155,7 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
             outcome = result.outcome if isfinite(loss) else "exhausted"
             result = SearchResult(taken, loss, result.trials + 1, outcome, accepted_before=1)
         if observer is not None:
-            _show(observer, move, path, trials, start.loss, start.slope, start.line, result)
+            show(observer, move, path, trials, start.loss, start.slope, start.line, result)
         last = _NO_LAST_STEP
         if not move.memory["has_found_a_step"]:
             checks += check_slope(trials, start.loss, start.slope, result)
@@ -167,7 +163,7 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
             if not start.is_applied:
                 path.follow(rules.direction.applied_update, result.step_size)
             if rules.initial_step.needs_last_update:
-                last = _last(move, path, batch, result.step_size)
+                last = last_step(move, path, batch, result.step_size)
             trials.take()
     return _learn(rules, move, start, result, checks, last)
 
@@ -177,38 +173,7 @@ def _gradient_versions(move: Move) -> list[int]:
     return [gradient._version for part in move.parts for gradient in part.gradients]
 
 
-def _look_back(rules: Rules, move: Move, trials: Trials, path: Path, observer: Observer | None) -> SearchReport:
-    """Let the batch look back at the last step, and take the next one at the step size that follows from it."""
-    batch, memory = trials.batch, move.memory["initial_step"]
-    last_step_size, last_slope = move.memory["last_step_size"], move.memory["last_slope"]
-    loss, slope, skipped = to_floats(batch.loss, path.last_slope() * batch.gradient_scale, batch.skip)
-    if skipped or not isfinite(slope):
-        return _cannot_search("non_finite", rules, move, loss)
-    looks = last_step_size * abs(last_slope) > _VISIBLE * trials.rounding * abs(loss)
-    if looks:
-        with path.back(last_step_size):
-            decrease = trials.loss_here() - loss
-    else:
-        decrease = last_step_size * slope  # rounding would hide the curvature: the loss counts as straight
-    if last_step_size > 0:
-        memory = rules.initial_step.update(memory, LookedBack(last_step_size, last_slope, slope, decrease))
-    step_size = rules.initial_step.start(memory)
-    path.advance(step_size, batch.skip)
-    path.confirm(False)
-    if not rules.direction.searches_applied:
-        path.follow(rules.direction.applied_update, step_size)
-    last = _last(move, path, batch, step_size)
-    if observer is not None:
-        line = rules.criterion.line(loss, last["last_slope"], move.memory["criterion"])
-        result = SearchResult(step_size, trials.loss_at(step_size), 1, "accepted")
-        _show(observer, move, path, trials, loss, last["last_slope"], line, result)
-    trials.take()
-    cadence = rules.cadence.update(move.memory["cadence"], SearchedElsewhere(int(looks), True))
-    move.remember({**move.memory, **last, "initial_step": memory, "cadence": cadence}, step_size)
-    return SearchReport("not_searched", move.groups[0]["step_size"], trials=int(looks), loss=loss)
-
-
-def _show(
+def show(
     observer: Observer,
     move: Move,
     path: Path,
@@ -224,7 +189,7 @@ def _show(
         observer(FinishedSearch(step, loss, slope, line, tried, result, trials.loss_at))
 
 
-def _last(move: Move, path: Path, batch: Batch, step_size: float) -> Memory:
+def last_step(move: Move, path: Path, batch: Batch, step_size: float) -> Memory:
     """Return what is remembered of a step, before it is taken, for the next batch, which may look back at it."""
     (slope,) = to_floats(path.last_slope() * batch.gradient_scale)
     return {"last_step_size": step_size if any(move.fractions) else 0.0, "last_slope": slope}
@@ -249,7 +214,7 @@ def _start(rules: Rules, move: Move, batch: Batch, path: Path) -> _Start:
     return _Start(loss, slope, line, rule.start(memory, loss, slope), is_applied)
 
 
-def _cannot_search(
+def cannot_search(
     outcome: StepOutcome, rules: Rules, move: Move, loss: float = nan, slope: float = nan, checks: int = 0
 ) -> SearchReport:
     """Let the cadence count the step, and report that there was nothing to try; NaN leaves the moments as they are."""
