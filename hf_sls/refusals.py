@@ -155,7 +155,12 @@ NOT_RECORDED = Refusal(
     "Call it, or move your `training_step` behind the mixin: `class Mine(LineSearchTrainerMixin, Own)`, where `Own` is "
     "a `Trainer` with that method",
 )
-IN_TRAINING = (OWN_BACKWARD, NOT_RECORDED)
+MOVED = Refusal(
+    "a training_step that moves the parameters between two forward passes (FGM, AWP, SAM)",
+    "a trial repeats the passes where the step would lead, and cannot repeat the moves between them",
+    "Perturb the inputs or their embeddings inside the model, or train with a stock `optim`",
+)
+IN_TRAINING = (OWN_BACKWARD, NOT_RECORDED, MOVED)
 """What is refused at the first training step."""
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
 from .closure import LossClosure, is_writeable
-from .refusals import NOT_RECORDED, OWN_BACKWARD
+from .refusals import MOVED, NOT_RECORDED, OWN_BACKWARD
 
 _MISSING = object()
 _COUNTS = (bool, int, float, str, tuple, type(None), np.generic)
@@ -92,6 +92,13 @@ class StepWindow(LossClosure):
                 return training_step(model, copied(batch), *args, **kwargs)
 
         return self.record(evaluate, replay)
+
+    def _check_unmoved(self) -> None:
+        """Raise `ValueError` if a parameter has been written to since the last micro-batch."""
+        try:
+            super()._check_unmoved()
+        except RuntimeError:
+            raise MOVED.error() from None
 
     def record_nothing(self) -> None:
         """Record a loss of NaN, with which the optimizer leaves the step out and counts it as skipped.

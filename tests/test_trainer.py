@@ -745,6 +745,26 @@ def test_a_training_step_with_a_backward_of_its_own_is_told_what_to_call(base: A
         trainer.train()
 
 
+def test_a_training_step_that_moves_the_parameters_in_between_is_refused(arguments: Any) -> None:
+    class Adversarial(SLSTrainer):
+        """Adds the gradient at perturbed embeddings, as FGM does."""
+
+        def training_step(self, model: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+            loss = super().training_step(model, *args, **kwargs)
+            embeddings = model.get_input_embeddings().weight
+            before = embeddings.detach().clone()
+            with torch.no_grad():
+                embeddings.add_(0.1 * embeddings.grad)
+            super().training_step(model, *args, **kwargs)
+            with torch.no_grad():
+                embeddings.copy_(before)
+            return loss
+
+    trainer = Adversarial(model=tiny_bert(), args=arguments(), train_dataset=classification_rows())
+    with pytest.raises(ValueError, match=r"moves the parameters between two forward passes \(FGM"):
+        trainer.train()
+
+
 def test_a_training_step_in_front_of_the_mixin_is_told_where_to_go(arguments: Any) -> None:
     class InFront(SLSTrainer):
         training_step = AcceleratesBackward.training_step

@@ -21,6 +21,10 @@ Closure: TypeAlias = Callable[[], Tensor | float]
 _NOT_A_LOSS = (
     "In a trial closure() returned {}. It has to return the loss of the mini-batch, a scalar, whenever called."
 )
+_SECOND_TIME = (
+    "The line search had called the closure again for the same mini-batch. If it fails only then, look for what the "
+    'first call uses up, such as batch.pop("labels"), and let it work on a copy.'
+)
 
 
 @runtime_checkable
@@ -153,8 +157,13 @@ class Trials:
         torch.clear_autocast_cache()
         if self.batch.random_state is not None:
             self.batch.random_state.restore()
-        with torch.set_grad_enabled(self.batch.with_gradients):
-            loss = self.batch.closure()
+        try:
+            with torch.set_grad_enabled(self.batch.with_gradients):
+                loss = self.batch.closure()
+        except Exception as error:
+            if hasattr(error, "add_note"):  # from Python 3.11
+                error.add_note(_SECOND_TIME)
+            raise
         if isinstance(loss, Tensor):
             if loss.numel() != 1 or loss.is_complex() or loss.is_meta:
                 raise RuntimeError(_NOT_A_LOSS.format(f"a {loss.dtype} tensor of the shape {tuple(loss.shape)}"))

@@ -7,6 +7,7 @@ import io
 import math
 import pickle
 import random
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -401,6 +402,17 @@ def test_a_state_loads_whose_losses_rose_within_the_tolerance() -> None:
     state["param_groups"][0]["line_search"]["counts"].update(loss_decrease=-0.01, criterion_ratio=-2.0)
     optimizer.load_state_dict(copy.deepcopy(state))
     assert optimizer.counts["loss_decrease"] == -0.01
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="no notes on exceptions")
+def test_a_closure_that_uses_up_its_batch_is_told_that_it_is_called_again() -> None:
+    parameter, batch = nn.Parameter(torch.ones(3)), {"labels": torch.zeros(3)}
+    optimizer = create_optimizer("adam_sls", [parameter])
+    with pytest.raises(KeyError, match="labels") as error:
+        optimizer.step(lambda: (parameter - batch.pop("labels")).square().sum())
+    (note,) = error.value.__notes__
+    assert "called the closure again" in note
+    assert torch.equal(parameter, torch.ones(3))
 
 
 def test_a_state_loads_whose_moments_no_float32_can_hold() -> None:
