@@ -68,7 +68,8 @@ class _static_or_instance_method:
 class LineSearchTrainerMixin(PushMixin, _Base):
     """Adds line-search optimizers to any Trainer subclass; put it first among the bases.
 
-    With a stock `optim` every method passes through, and the subclass trains bit for bit as it does without the mixin.
+    With a stock `optim` the subclass trains bit for bit as it does without the mixin. What it saves and pushes has no
+    secrets and no paths of the machine then too.
     With a line search, `learning_rate` in the logs is the step size taken, and each training log also has:
 
     - `step_size`: the step size of the last step, 0 if it moved nothing; where layers are searched one by one, also

@@ -42,7 +42,7 @@ def blocks(page: Path, parser: Any) -> tuple[Any, list[Any]]:
 
 
 @pytest.fixture
-def as_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def as_a_user(tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     stock = AutoModelForSequenceClassification.from_pretrained
 
@@ -51,6 +51,7 @@ def as_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
     monkeypatch.setattr(AutoModelForSequenceClassification, "from_pretrained", from_pretrained)
     write_language_model(tmp_path / "Qwen" / "Qwen3-0.6B")
+    (tmp_path / "distilbert-base-uncased").symlink_to(model_dir)
     with patch.dict(os.environ, {"ACCELERATE_USE_CPU": "true"}):
         yield
 

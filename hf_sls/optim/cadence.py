@@ -12,7 +12,10 @@ Memory = dict[str, float]
 
 
 class Cadence(Protocol):
-    """Says when a search is due. A frozen rule; its memory goes in and comes out as plain numbers."""
+    """Says when a search is due. A frozen rule; its memory goes in and comes out as plain numbers.
+
+    It may have an attribute `after_settling`, whether to search once the initial step has settled; it counts as false.
+    """
 
     def new_memory(self) -> Memory:
         """Return the memory before the first step."""

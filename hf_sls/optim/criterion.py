@@ -39,7 +39,11 @@ class Line:
 
 
 class Criterion(Protocol):
-    """Draws the line for one search. A frozen rule; its memory goes in and comes out as plain numbers."""
+    """Draws the line for one search. A frozen rule; its memory goes in and comes out as plain numbers.
+
+    It may have an attribute `tolerance`, see `Armijo`. Where that is not 0, a search goes on below the rounding of the
+    loss, which would end it.
+    """
 
     def new_memory(self) -> Memory:
         """Return the memory before the first search."""

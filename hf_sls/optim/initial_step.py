@@ -260,12 +260,13 @@ class LookBack(InitialStep):
 
     def _judged(self, memory: Memory, event: LookedBack) -> Memory:
         """Return the memory after another batch has looked back."""
-        start = max(2 * event.decrease / event.step_size - event.slope, event.slope)
-        unit = max(abs(start), abs(event.slope), abs(event.own_slope))
+        at_end = event.slope
+        at_start = max(2 * event.decrease / event.step_size - at_end, at_end)
+        unit = max(abs(at_start), abs(at_end), abs(event.own_slope))
         if not 0 < unit < inf:
             return memory
-        count, signal = int(memory["batches"]) + 1, start / unit
-        curvature, weight = (start - event.slope) / unit / event.step_size, event.step_size * event.step_size
+        count, signal = int(memory["batches"]) + 1, at_start / unit
+        curvature, weight = (at_start - at_end) / unit / event.step_size, event.step_size * event.step_size
         seen = {
             "signal": signal,
             "squares": signal * signal,
@@ -286,8 +287,9 @@ class LookBack(InitialStep):
         signal, squares, weight = means["signal"], means["squares"], means["weight"]
         if signal <= 0 or squares == 0 or weight == 0:  # the square of a tiny number is rounded to 0
             return 0.0, 0.0
-        spread = (count + 1) / count * (squares / signal / signal) - 1  # a signal of 0 is one of them
-        certainty = 1 - self.standard_errors**2 * spread / count
+        # The variance of the signals over the square of their mean, one more signal, of 0, among them.
+        relative_variance = (count + 1) / count * (squares / signal / signal) - 1
+        certainty = 1 - self.standard_errors**2 * relative_variance / count
         if certainty <= 0:
             return 0.0, 0.0
         curvature = max(means["curvature"], means["weighted_curvature"] / weight)

@@ -55,8 +55,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         eta_k    = initial_step, shrunk by backtracking until f_k(w_k + eta p_k) <= a - b eta   (the criterion's line)
         w_{k+1}  = w_k + lr eta_k (d_k - weight_decay w_k)                                      (decay as in AdamW)
 
-    Until an initial step of whole steps (`LookBack`) has settled, `lr` counts relative to the largest of any group so
-    far.
+    During the search of `LookBack` `lr` counts relative to the largest of any group so far.
+
     Every named optimizer of the package is one composition of the rules; write your own the same way:
 
         >>> from hf_sls.optim import Adam, Armijo, LastStep

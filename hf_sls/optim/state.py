@@ -24,7 +24,11 @@ _EVENTS = ("steps", "searches", "accepted", "trials", "checks", "backtracks", "s
 
 
 def new_memory(rules: Rules, watch: Watch | None) -> Memory:
-    """Return what a group remembers before the first step, under the key `line_search`."""
+    """Return what a group remembers before the first step, under the key `line_search`.
+
+    The memories of the rules, and of the last step, are of the group. The rest is of the whole optimizer, and the same
+    in all groups: `has_found_a_step`, `with_gradients`, `largest_lr`, `counts` and `watch`.
+    """
     return {
         "has_found_a_step": False,
         "last_step_size": 0.0,
