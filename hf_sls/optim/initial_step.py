@@ -7,7 +7,7 @@ from math import inf, isnan, nan, sqrt
 from typing import ClassVar
 
 from ._validation import LARGEST, check_integer, check_range
-from .events import Event, LookedBack, Searched, SearchedElsewhere, Worsened
+from .events import Event, LookedBack, NotSearched, Searched, SearchedElsewhere, Worsened
 
 Memory = dict[str, float]
 
@@ -53,12 +53,16 @@ class InitialStep:
         """
         return False
 
+    def due(self, memory: Memory) -> bool:
+        """Whether the next step needs a search or a look back. A cadence may leave it out."""
+        return True
+
     def settled(self, memory: Memory) -> bool:
         """Whether the step size is found, so that no step needs a search any more."""
         return False
 
     def uncertain(self, memory: Memory) -> bool:
-        """Whether the step size has settled though the batches do not agree on it."""
+        """Whether so many batches have not agreed on a step size that this is worth a warning."""
         return False
 
     def update(self, memory: Memory, event: Event) -> Memory:
@@ -176,12 +180,15 @@ class LookBack(InitialStep):
 
         t     = 1 - 2.75^2 variance of mean(x) / mean(x)^2         between 0 and 1
         eta*  = mean(x) / H              H = max(mean(h), mean(eta^2 h) / mean(eta^2))
-        eta  := t eta*, but at least eta / growth^t and at most eta growth^t, and never above init_step_size
+        best  = min(t eta*, init_step_size)
+        eta  := best, but at least eta / growth^t and at most eta growth^t
 
-    The search ends at the first batch that asks for no longer step: `t eta*` is between eta / growth^t and eta. That
-    counts only if t is at least 1/2, so chance ends no search. It also ends when `batches` of them have looked back.
-    The step size that comes out is held for the rest of the run, and a schedule may scale it. Until then every step is
-    taken whole while a schedule warms up, so the search is a warm-up as well.
+    The search ends at the first batch that asks for no longer step: `best` is between eta / growth^t and eta. That
+    counts only if t is at least 1/2, so chance ends no search; if it is, batch number `batches` ends it in any case.
+    Where the batches disagree until then, the search goes on at little cost: after every `interval` steps the next two
+    are slower, and the second one's batch looks back at the first. So the averages gather evidence while the model
+    moves on. The step size that comes out is held for the rest of the run, and a schedule may scale it. Until then
+    every step is taken whole while a schedule warms up, so the search is a warm-up as well.
 
     The first search finds how far Armijo's condition lets the first batch go, from `init_step_size` down. One batch is
     little evidence, so the geometric mean of that and `init_step_size` counts, and a small part of it, `first_part`, is
@@ -190,15 +197,16 @@ class LookBack(InitialStep):
     back.
 
     A batch can look back only at a step that was searched or looked back itself, so use a cadence of every step.
-    It fails where the first step is far too long or short and the batches hardly agree, as the search then ends near
-    its start; and where a few steps that are too long ruin the model.
+    It fails where the first step is far too long or short and the batches hardly agree, as the step then stays near its
+    start for long; and where a few steps that are too long ruin the model.
 
     Args:
         init_step_size: where the first search starts (eta_0), positive, and the largest step: as a loss nears zero, no
             batch finds a step too long. 1e-2 suits directions whose elements are about one; the first step is then 2e-4
             at most.
         growth: the largest factor from one step to the next, up or down, above 1.
-        batches: how many look back at most, at least 1.
+        batches: how many look back on consecutive steps at most, at least 1.
+        interval: how many steps pass without a search after these, from one look back to the next; at least 1.
         first_part: the first step over the geometric mean of `init_step_size` and Armijo's step, in (0, 1].
         standard_errors: how many of them the mean signal has to be away from zero to move the step, at least 0. Fewer
             climb faster where batches are small, and follow chance where labels are wrong.
@@ -213,6 +221,7 @@ class LookBack(InitialStep):
     init_step_size: float = 1e-2
     growth: float = 2.0
     batches: int = 30
+    interval: int = 16
     first_part: float = 0.02
     standard_errors: float = 2.75
     needs_last_update: ClassVar[bool] = True
@@ -222,12 +231,14 @@ class LookBack(InitialStep):
         check_range("init_step_size", self.init_step_size, low=0.0, high=LARGEST, include_low=False)
         check_range("growth", self.growth, low=1.0, high=LARGEST, include_low=False)
         check_integer("batches", self.batches, low=1)
+        check_integer("interval", self.interval, low=1)
         check_range("first_part", self.first_part, low=0.0, high=1.0, include_low=False)
         check_range("standard_errors", self.standard_errors, low=0.0, high=LARGEST)
 
     def new_memory(self) -> Memory:
         averages = {"signal": 0.0, "squares": 0.0, "curvature": 0.0, "weight": 0.0, "weighted_curvature": 0.0}
-        return {"step_size": 0.0, "found": False, "settled": False, "batches": 0, **averages}
+        counts = {"batches": 0, "steps_since": 0}
+        return {"step_size": 0.0, "found": False, "settled": False, **counts, **averages}
 
     def start(self, memory: Memory, loss: float = nan, slope: float = nan) -> float:
         if memory["found"]:
@@ -240,13 +251,18 @@ class LookBack(InitialStep):
         return min(self.first_part * sqrt(self.init_step_size * step_size), step_size)
 
     def looks_back(self, memory: Memory) -> bool:
-        return bool(memory["found"] and not memory["settled"])
+        is_turn = memory["batches"] < self.batches or memory["steps_since"] >= self.interval
+        return bool(memory["found"] and not memory["settled"] and is_turn)
+
+    def due(self, memory: Memory) -> bool:
+        return not memory["found"] or self.looks_back(memory)
 
     def settled(self, memory: Memory) -> bool:
         return bool(memory["settled"])
 
     def uncertain(self, memory: Memory) -> bool:
-        return self.settled(memory) and not self._minimum(memory, int(memory["batches"]))[0]
+        count = int(memory["batches"])
+        return count >= self.batches and not self.settled(memory) and not self._minimum(memory, count)[0]
 
     def update(self, memory: Memory, event: Event) -> Memory:
         match event:
@@ -256,6 +272,8 @@ class LookBack(InitialStep):
                 return {**memory, "found": True, "step_size": result.step_size}
             case LookedBack() if self.looks_back(memory):
                 return self._judged(memory, event)
+            case Searched() | NotSearched() if memory["found"] and not memory["settled"]:
+                return {**memory, "steps_since": memory["steps_since"] + 1}
         return memory
 
     def _judged(self, memory: Memory, event: LookedBack) -> Memory:
@@ -276,11 +294,12 @@ class LookBack(InitialStep):
         }
         means = {name: memory[name] + (value - memory[name]) / count for name, value in seen.items()}
         certainty, minimum = self._minimum(means, count)
-        before, best, stride = memory["step_size"], certainty * minimum, self.growth**certainty
-        step_size = min(max(best, before / stride), before * stride, self.init_step_size)
-        reached = certainty >= 0.5 and before / stride <= best <= before
-        settled = reached or count >= self.batches
-        return {**memory, **means, "batches": count, "step_size": step_size, "settled": settled}
+        best = min(certainty * minimum, self.init_step_size)
+        before, stride = memory["step_size"], self.growth**certainty
+        step_size = min(max(best, before / stride), before * stride)
+        reached = before / stride <= best <= before
+        settled = certainty >= 0.5 and (reached or count == self.batches)
+        return {**memory, **means, "batches": count, "steps_since": 0, "step_size": step_size, "settled": settled}
 
     def _minimum(self, means: Memory, count: int) -> tuple[float, float]:
         """Return the certainty t of the signal, and where the averaged parabola is at its least, eta*."""

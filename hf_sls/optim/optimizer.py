@@ -40,9 +40,10 @@ _NEEDS_CLOSURE = (
     "hf_sls.LineSearchTrainerMixin to your own Trainer subclass."
 )
 _UNCERTAIN = (
-    "The search has ended without a clear answer: the batches do not agree on a longer step, so the step size stays at "
-    "{:.1e}. That is right where labels are noisy. If the loss falls too slowly, shuffle the data and use larger "
-    "batches, or start three to ten times higher with init_step_size={:g}, also the largest step then."
+    "The search is without a clear answer so far: the batches do not agree on a longer step, so the step size stays "
+    "near {:.1e}. It goes on at a few steps. That is right where labels are noisy. If the loss falls too slowly, "
+    "shuffle the data and use larger batches, or start three to ten times higher with init_step_size={:g}, also the "
+    "largest step then."
 )
 
 
@@ -234,17 +235,17 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     @property
     def search_due(self) -> bool:
-        """Whether the next step will search, and so evaluate the closure; every step does until a search succeeds."""
+        """Whether the next step may evaluate the closure, to search or look back; it does until a search succeeds."""
         memories = [self.param_groups[i]["line_search"] for i in self._groups_to_search()]
         goes_on = getattr(self.cadence, "after_settling", False)
         return not self._has_found_a_step or any(
-            self.cadence.due(memory["cadence"]) and (goes_on or not self.initial_step.settled(memory["initial_step"]))
+            self.cadence.due(memory["cadence"]) and (goes_on or self.initial_step.due(memory["initial_step"]))
             for memory in memories
         )
 
     @property
     def is_uncertain(self) -> bool:
-        """Whether the step size has settled though the batches do not agree that it is long enough."""
+        """Whether the batches that have looked back so far do not agree on a longer step; a warning said so."""
         return any(self.initial_step.uncertain(group["line_search"]["initial_step"]) for group in self.param_groups)
 
     @property
@@ -370,9 +371,10 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         others = [self._move([i], fractions, left_out) for i in range(len(self.param_groups)) if i not in indices]
         batch.skip = _not_finite(batch.loss, [first, *others])
         if is_due:
+            was_uncertain = self.is_uncertain
             looks_back = self.initial_step.looks_back(first.memory["initial_step"])
             report = (look_back if looks_back else search)(self.rules, first, batch, self.observer)
-            if looks_back and self.is_uncertain:  # since this step: the next one does not look back
+            if self.is_uncertain and not was_uncertain:
                 higher = 10 * self.initial_step.init_step_size
                 warnings.warn(_UNCERTAIN.format(self.found_step_sizes[0], higher), stacklevel=5)
             event: Event = SearchedElsewhere(report.trials, report.outcome == "accepted")

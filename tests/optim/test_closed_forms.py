@@ -30,6 +30,7 @@ from hf_sls.optim import (
     NonMonotone,
     NotSearched,
     Searched,
+    SearchedElsewhere,
     SearchResult,
     Smoothed,
     Watch,
@@ -296,7 +297,34 @@ def test_where_no_batch_sees_a_minimum_the_step_goes_to_the_largest(share: float
         n, before = n + 1, memory["step_size"]
         memory = rule.update(memory, looked_back(before, 1.0, 0.0))
         assert memory["step_size"] == pytest.approx(min(before * 2 ** max(1 - 2.75**2 / n**2, 0), largest))
-    assert (n, memory["step_size"]) == (30, largest)
+    assert memory["step_size"] == largest
+    assert n < 30
+    assert before == pytest.approx(largest)
+
+
+def test_where_the_batches_disagree_the_search_goes_on_after_every_interval() -> None:
+    """Random signs for thirty batches, then the same slope for all: a mean that is certain takes a hundred of those."""
+    rule = LookBack(init_step_size=1.0, interval=5)
+    memory, batches, steps = found(rule, 1e-3), 0, 0
+    while not rule.settled(memory):
+        if rule.looks_back(memory):
+            assert rule.due(memory)
+            batches += 1
+            signal = (-1.0) ** batches if batches <= 30 else 1.0
+            memory = rule.update(memory, looked_back(memory["step_size"], signal, 0.0))
+            assert memory["steps_since"] == 0
+        else:
+            assert batches >= 30
+            assert not rule.due(memory)
+            steps += 1
+            assert rule.update(memory, SearchedElsewhere(1, True)) == memory
+            memory = rule.update(memory, NotSearched() if steps % 2 else searched(1e-3))
+            assert rule.looks_back(memory) == (memory["steps_since"] == 5)
+        assert rule.uncertain(memory) == (batches >= 30 and memory["step_size"] == 1e-3)
+    assert steps == 5 * (batches - 30)
+    assert memory["step_size"] == 1.0
+    assert not rule.due(memory)
+    assert not rule.uncertain(memory)
 
 
 @example(seen=[(-1e-200, 0.0), (1e-200, 0.0)], own=1.0, start=0.01)
