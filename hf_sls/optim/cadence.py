@@ -14,7 +14,7 @@ Memory = dict[str, float]
 class Cadence(Protocol):
     """Says when a search is due. A frozen rule; its memory goes in and comes out as plain numbers.
 
-    It may have an attribute `after_settling`, whether to search once the initial step has settled; it counts as false.
+    It may have an attribute `after_settling`, whether to search where the initial step needs none; it counts as false.
     """
 
     def new_memory(self) -> Memory:
@@ -32,10 +32,10 @@ class Cadence(Protocol):
 
 @dataclass(frozen=True)
 class EveryStep:
-    """Search on every step (SLS, ADAMSLS), until the initial step has settled if it ever does (`LookBack`)."""
+    """Search on every step (SLS, ADAMSLS) on which the initial step needs it: `LookBack` does until it has settled."""
 
     after_settling: ClassVar[bool] = False
-    """Whether to go on once the initial step has settled."""
+    """Whether to search on the steps too on which the initial step needs no search."""
 
     def new_memory(self) -> Memory:
         return {}
@@ -49,7 +49,7 @@ class EveryStep:
 
 @dataclass(frozen=True)
 class Always(EveryStep):
-    """Search on every step, after the initial step has settled too.
+    """Search on every step, where the initial step needs no search too: after `LookBack` has settled.
 
     Each search then starts from the step size found, and shortens the step of a batch that rejects it, and no other.
     """

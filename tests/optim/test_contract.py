@@ -10,6 +10,7 @@ import random
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -1026,3 +1027,38 @@ def test_a_closure_may_clear_gradients_but_not_in_place(set_to_none: bool, name:
         with pytest.raises(RuntimeError, match="has changed the gradients in a trial"):
             optimizer.step(closure)
         assert same(layer, before)
+
+
+def test_where_batches_disagree_one_step_in_eighteen_has_a_forward_pass_more_in_a_resumed_run_too() -> None:
+    """Slopes at random: no mean of them is certain."""
+    generator = torch.Generator().manual_seed(0)
+    slopes = [torch.randn(50, generator=generator) for _ in range(120)]
+    calls: list[int] = []
+
+    def loss(parameter: Tensor, step: int) -> Tensor:
+        calls.append(step)
+        return slopes[step] @ parameter + 10
+
+    def run(optimizer: AdamSLS, parameter: Tensor, steps: range) -> list[bool]:
+        due = []
+        for step in steps:
+            due.append(optimizer.search_due)
+            optimizer.step(partial(loss, parameter, step))
+        return due
+
+    parameter = nn.Parameter(torch.zeros(50))
+    optimizer = AdamSLS([parameter])
+    with pytest.warns(UserWarning, match="without a clear answer"):
+        due = run(optimizer, parameter, range(60))
+    assert optimizer.is_uncertain
+    resumed = nn.Parameter(parameter.detach().clone())
+    other = AdamSLS([resumed])
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    due += run(optimizer, parameter, range(60, 120))
+    again = [calls.count(step) - 1 for step in range(120)]
+    assert all(again[:31])
+    assert [step for step in range(31, 120) if again[step]] == [48, 66, 84, 102]
+    assert [step for step in range(31, 120) if due[step]] == [47, 48, 65, 66, 83, 84, 101, 102, 119]
+    run(other, resumed, range(60, 120))
+    assert torch.equal(resumed, parameter)
+    assert other.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
