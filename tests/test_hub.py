@@ -483,11 +483,12 @@ def glue_command(tmp_path: Path, model_dir: Path, *more: str) -> list[str]:
     return ["run_glue.py", *where, *short, "--use_cpu", "true", "--report_to", "none", "--disable_tqdm", "true", *more]
 
 
-def test_run_glue_pushes_what_plain_transformers_loads(hub: Hub, model_dir: Path, tmp_path: Path) -> None:
+def test_run_glue_as_a_command_pushes_what_plain_transformers_loads(hub: Hub, model_dir: Path, tmp_path: Path) -> None:
     script, *arguments = glue_command(tmp_path, model_dir, "--push_to_hub", "--hub_token", WRITER)
     run = [sys.executable, str(SCRIPTS / script), *arguments]
     result = subprocess.run(run, env=environment(hub, STRANGER), cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+    assert "eval_accuracy" in result.stdout
     assert {"README.md", "model.safetensors", "tokenizer.json", "run.png"} <= set(hub.files("alice/glue"))
 
     card = ModelCard(hub.files("alice/glue")["README.md"].decode())

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from .glue import SCRIPTS, glue_dir, rows, write
+from .glue import glue_dir, rows, write
 
 
 def command(task: str, data: Path, model: Path, output: Path, *more: str) -> list[str]:
@@ -276,17 +274,3 @@ def test_the_hub_is_the_default_source(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = tasks.load_task(tasks.TASKS["rte"], None, ["train", "validation"])
     assert asked == [("nyu-mll/glue", "rte")]
     assert list(loaded) == ["train", "validation"]
-
-
-def test_the_script_runs_as_a_command(model_dir: Path, tmp_path: Path) -> None:
-    arguments = command("sst2", glue_dir(tmp_path / "data", "sst2"), model_dir, tmp_path / "out")
-    result = subprocess.run(
-        [sys.executable, str(SCRIPTS / arguments[0]), *arguments[1:], "--optim", "adam_sls"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(SCRIPTS.parent)},
-    )
-    assert result.returncode == 0, result.stderr
-    assert "eval_accuracy" in result.stdout
