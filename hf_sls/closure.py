@@ -61,6 +61,7 @@ class LossClosure:
     def __init__(self, model: nn.Module, divisor: float = 1.0, *, trials: bool = True) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model of type {type(model).__name__} is not allowed: an nn.Module is needed.")
+        divisor = divisor.item() if hasattr(divisor, "item") else divisor  # of numpy or torch
         check_range("divisor", divisor, low=0.0, include_low=False)
         self.gradient_scale: Tensor | float = 1.0
         self._model = model

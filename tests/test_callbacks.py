@@ -271,7 +271,7 @@ def test_a_landscape_of_a_step_without_search_is_that_of_the_next_with_one(argum
 
 
 @pytest.mark.parametrize(("wrong_labels", "agree"), [(True, False), (False, True)])
-def test_a_search_that_ends_without_agreement_says_so_once(
+def test_batches_that_do_not_agree_are_told_once(
     wrong_labels: bool, agree: bool, arguments: Any, recwarn: pytest.WarningsRecorder
 ) -> None:
     """Labels that have nothing to do with the rows, and labels that say what is in them."""

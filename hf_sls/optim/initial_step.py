@@ -24,9 +24,6 @@ class InitialStep:
     needs_last_update: ClassVar[bool] = False
     """Whether the rule may look back, which needs the last update when the next batch comes."""
 
-    whole_steps: ClassVar[bool] = False
-    """Whether to take steps whole until the rule has settled, as long as a schedule has not passed its peak."""
-
     def new_memory(self) -> Memory:
         """Return the memory before the first search."""
         return {"step_size": self.init_step_size}
@@ -55,7 +52,11 @@ class InitialStep:
 
     def due(self, memory: Memory) -> bool:
         """Whether the next step needs a search or a look back. A cadence may leave it out."""
-        return True
+        return not self.settled(memory)
+
+    def warms_up(self, memory: Memory) -> bool:
+        """Whether to take steps whole now, as long as a schedule has not passed its peak."""
+        return False
 
     def settled(self, memory: Memory) -> bool:
         """Whether the step size is found, so that no step needs a search any more."""
@@ -188,7 +189,7 @@ class LookBack(InitialStep):
     Where the batches disagree until then, the search goes on at little cost: after every `interval` steps the next two
     are slower, and the second one's batch looks back at the first. So the averages gather evidence while the model
     moves on. The step size that comes out is held for the rest of the run, and a schedule may scale it. Until then
-    every step is taken whole while a schedule warms up, so the search is a warm-up as well.
+    or until `batches` of them every step is taken whole while a schedule warms up: the search is a warm-up as well.
 
     The first search finds how far Armijo's condition lets the first batch go, from `init_step_size` down. One batch is
     little evidence, so the geometric mean of that and `init_step_size` counts, and a small part of it, `first_part`, is
@@ -225,7 +226,6 @@ class LookBack(InitialStep):
     first_part: float = 0.02
     standard_errors: float = 2.75
     needs_last_update: ClassVar[bool] = True
-    whole_steps: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_range("init_step_size", self.init_step_size, low=0.0, high=LARGEST, include_low=False)
@@ -257,6 +257,9 @@ class LookBack(InitialStep):
     def due(self, memory: Memory) -> bool:
         return not memory["found"] or self.looks_back(memory)
 
+    def warms_up(self, memory: Memory) -> bool:
+        return bool(not memory["settled"] and memory["batches"] < self.batches)
+
     def settled(self, memory: Memory) -> bool:
         return bool(memory["settled"])
 
@@ -282,7 +285,7 @@ class LookBack(InitialStep):
         at_start = max(2 * event.decrease / event.step_size - at_end, at_end)
         unit = max(abs(at_start), abs(at_end), abs(event.own_slope))
         if not 0 < unit < inf:
-            return memory
+            return {**memory, "steps_since": 0}
         count, signal = int(memory["batches"]) + 1, at_start / unit
         curvature, weight = (at_start - at_end) / unit / event.step_size, event.step_size * event.step_size
         seen = {

@@ -32,7 +32,7 @@ def look_back(rules: Rules, move: Move, batch: Batch, observer: Observer | None 
             return cannot_search("non_finite", rules, move, loss)
         memory, passes = move.memory["initial_step"], 0
         last_step_size, last_slope = move.memory["last_step_size"], move.memory["last_slope"]
-        if last_step_size > 0:
+        if last_step_size > 0 and any(move.fractions):
             decrease = last_step_size * slope  # of a straight line, where rounding would hide the curvature
             if last_step_size * abs(last_slope) > _VISIBLE * trials.rounding * abs(loss):
                 passes = 1

@@ -135,7 +135,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         self._unread: tuple[Tensor | float, Tensor] | None = None
         self._skips: Tensor | None = None
         self._last_lr: float | None = None
-        self._has_warned_of_rates = False
+        self._has_warned_of_rates = self._has_warned_of_disagreement = False
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -176,6 +176,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         super().load_state_dict({**state_dict, "param_groups": groups})
         self._report = self.last_search = self._unread = self._skips = self._last_lr = None
         self._unwatched = []
+        self._has_warned_of_disagreement = self.is_uncertain
         self.closure = None
         for parameter, state in self.state.items():
             state.update({name: value.to(parameter.device) for name, value in state.items()})
@@ -191,6 +192,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             "_unwatched": [],
             "last_search": self.last_search,
             "_has_warned_of_rates": self._has_warned_of_rates,
+            "_has_warned_of_disagreement": self._has_warned_of_disagreement,
             **dict.fromkeys(("_report", "_unread", "_skips", "_last_lr", "closure")),
         }
 
@@ -245,7 +247,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     @property
     def is_uncertain(self) -> bool:
-        """Whether the batches that have looked back so far do not agree on a longer step; a warning said so."""
+        """Whether the batches that have looked back so far do not agree on a longer step."""
         return any(self.initial_step.uncertain(group["line_search"]["initial_step"]) for group in self.param_groups)
 
     @property
@@ -301,7 +303,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
         Either way the random stream after the step is what it would be without the search. After a search without an
         accepted trial, or an exception in the closure, the parameters are as before: to the bit along the gradient and
-        after a step above 1e-2; otherwise to the rounding of one move there and back, because no copy of them is made.
+        after a step well above 1e-2; otherwise to the rounding of one move there and back, because no copy is made.
 
         Args:
             closure: returns the loss of the current mini-batch, a scalar, and does not call backward. Trials call it
@@ -329,6 +331,10 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         report = self._step(batch)
         self._count(report, batch)
         self._watch(batch.loss)
+        if self.is_uncertain and not self._has_warned_of_disagreement:
+            self._has_warned_of_disagreement = True
+            higher = 10 * self.initial_step.init_step_size
+            warnings.warn(_UNCERTAIN.format(self.found_step_sizes[0], higher), stacklevel=4)
         return batch.loss.detach() if isinstance(batch.loss, Tensor) else batch.loss
 
     def _create_state(self) -> None:
@@ -371,12 +377,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         others = [self._move([i], fractions, left_out) for i in range(len(self.param_groups)) if i not in indices]
         batch.skip = _not_finite(batch.loss, [first, *others])
         if is_due:
-            was_uncertain = self.is_uncertain
             looks_back = self.initial_step.looks_back(first.memory["initial_step"])
             report = (look_back if looks_back else search)(self.rules, first, batch, self.observer)
-            if self.is_uncertain and not was_uncertain:
-                higher = 10 * self.initial_step.init_step_size
-                warnings.warn(_UNCERTAIN.format(self.found_step_sizes[0], higher), stacklevel=5)
             event: Event = SearchedElsewhere(report.trials, report.outcome == "accepted")
         else:
             report, event = SearchReport("not_searched", 0.0), NotSearched()
@@ -404,8 +406,9 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         """Take the step of groups that were not searched; they have one memory."""
         memory = {**move.memory, "cadence": self.cadence.update(move.memory["cadence"], event)}
         step_size = 0.0
-        if move.parts and not moves_nothing:
+        if not moves_nothing:
             memory["initial_step"] = self.initial_step.update(memory["initial_step"], event)
+        if move.parts and not moves_nothing:
             step_size = memory["initial_step"]["step_size"]
             memory["last_step_size"] = 0.0
             for part in move.parts:
@@ -498,17 +501,18 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             group["line_search"] = {**group["line_search"], **entries}
 
     def _fractions(self) -> list[float]:
-        """Return the fraction of the step found that each group takes; of whole steps the largest `lr` takes all.
+        """Return the fraction of the step found that each group takes, which is its `lr`.
 
-        Until the step size has settled, `lr` is relative to the largest so far: a step is whole while a schedule rises.
+        With a rule that looks back the largest `lr` takes the whole step: the largest at the start of the schedule, and
+        the largest so far while the search is a warm-up, so that a step is whole while a schedule rises.
         """
         fractions = [float(group["lr"]) for group in self.param_groups]
-        if not self.initial_step.whole_steps:
-            return fractions
-        if not self.initial_step.settled(self.param_groups[0]["line_search"]["initial_step"]):
+        if self.initial_step.warms_up(self.param_groups[0]["line_search"]["initial_step"]):
             whole = self._largest_lr()
-        else:
+        elif self.initial_step.needs_last_update:
             whole = max([1.0, *(float(group.get("initial_lr", group["lr"])) for group in self.param_groups)])
+        else:
+            return fractions
         return [fraction / whole for fraction in fractions] if whole else fractions
 
     def _largest_lr(self) -> float:

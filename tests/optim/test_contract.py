@@ -10,7 +10,6 @@ import random
 import sys
 import warnings
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,11 +25,16 @@ from hf_sls.optim import (
     AdamSLS,
     Adaptive,
     Armijo,
+    Budget,
     Cyclic,
     Direction,
+    Event,
     Gradient,
+    InitialStep,
+    LastStep,
     LineSearchOptimizer,
     RandomState,
+    Searched,
     create_optimizer,
 )
 
@@ -1029,36 +1033,118 @@ def test_a_closure_may_clear_gradients_but_not_in_place(set_to_none: bool, name:
         assert same(layer, before)
 
 
+class Disagreeing:
+    """A linear loss whose slope is drawn anew for each batch, so that no mean of the slopes is certain."""
+
+    def __init__(self, steps: int) -> None:
+        self.parameter = nn.Parameter(torch.zeros(50))
+        self.calls = [0] * steps
+        self._slopes = torch.randn(steps, 50, generator=torch.Generator().manual_seed(0))
+
+    def closure(self, step: int) -> Callable[[], Tensor]:
+        def loss() -> Tensor:
+            self.calls[step] += 1
+            return self._slopes[step] @ self.parameter + 10
+
+        return loss
+
+
+@pytest.mark.filterwarnings("ignore:The search is without a clear answer")
 def test_where_batches_disagree_one_step_in_eighteen_has_a_forward_pass_more_in_a_resumed_run_too() -> None:
-    """Slopes at random: no mean of them is certain."""
-    generator = torch.Generator().manual_seed(0)
-    slopes = [torch.randn(50, generator=generator) for _ in range(120)]
-    calls: list[int] = []
-
-    def loss(parameter: Tensor, step: int) -> Tensor:
-        calls.append(step)
-        return slopes[step] @ parameter + 10
-
-    def run(optimizer: AdamSLS, parameter: Tensor, steps: range) -> list[bool]:
-        due = []
-        for step in steps:
-            due.append(optimizer.search_due)
-            optimizer.step(partial(loss, parameter, step))
-        return due
-
-    parameter = nn.Parameter(torch.zeros(50))
-    optimizer = AdamSLS([parameter])
-    with pytest.warns(UserWarning, match="without a clear answer"):
-        due = run(optimizer, parameter, range(60))
-    assert optimizer.is_uncertain
-    resumed = nn.Parameter(parameter.detach().clone())
-    other = AdamSLS([resumed])
-    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    due += run(optimizer, parameter, range(60, 120))
-    again = [calls.count(step) - 1 for step in range(120)]
-    assert all(again[:31])
-    assert [step for step in range(31, 120) if again[step]] == [48, 66, 84, 102]
+    problem, again = Disagreeing(120), Disagreeing(120)
+    optimizer, due = AdamSLS([problem.parameter]), []
+    for step in range(120):
+        if step == 60:
+            saved = problem.parameter.detach().clone(), copy.deepcopy(optimizer.state_dict())
+            assert optimizer.is_uncertain
+        due.append(optimizer.search_due)
+        optimizer.step(problem.closure(step))
+    assert all(calls > 1 for calls in problem.calls[:31])
+    assert [step for step in range(31, 120) if problem.calls[step] > 1] == [48, 66, 84, 102]
     assert [step for step in range(31, 120) if due[step]] == [47, 48, 65, 66, 83, 84, 101, 102, 119]
-    run(other, resumed, range(60, 120))
-    assert torch.equal(resumed, parameter)
-    assert other.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
+
+    again.parameter.data.copy_(saved[0])
+    resumed = AdamSLS([again.parameter])
+    resumed.load_state_dict(saved[1])
+    for step in range(60, 120):
+        resumed.step(again.closure(step))
+    assert torch.equal(again.parameter, problem.parameter)
+    assert resumed.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
+
+
+def test_a_warning_as_an_error_leaves_no_step_half_counted() -> None:
+    """That of batches that disagree comes once, and after all else; not again in a resumed run."""
+    problem = Disagreeing(200)
+    optimizer, raised = AdamSLS([problem.parameter]), list[str]()
+    for step in range(200):
+        if step == 100:
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            try:
+                optimizer.step(problem.closure(step))
+            except UserWarning as warning:
+                raised.append(str(warning))
+        assert optimizer.counts["steps"] == step + 1
+    (message,) = raised
+    assert "without a clear answer" in message
+
+
+@pytest.mark.filterwarnings("ignore:The search is without a clear answer")
+@pytest.mark.parametrize("lr", [1.0, 0.5])
+def test_lr_counts_once_thirty_batches_have_looked_back(lr: float) -> None:
+    """A constant one counts as whole before, as the top of a warm-up would."""
+    problem, taken = Disagreeing(60), list[float]()
+    optimizer = AdamSLS([{"params": [problem.parameter], "lr": lr}])
+    for step in range(60):
+        optimizer.step(problem.closure(step))
+        taken.append(optimizer.param_groups[0]["step_size"])
+    (found,) = optimizer.found_step_sizes
+    assert taken[0] == pytest.approx(found)
+    assert taken[31:] == [pytest.approx(lr * found)] * 29
+
+
+class TwoSearches(InitialStep):
+    """A rule of a user: the step size is found after two searches."""
+
+    init_step_size = 0.1
+
+    def new_memory(self) -> dict[str, float]:
+        return {"step_size": 0.1, "searches": 0}
+
+    def settled(self, memory: dict[str, float]) -> bool:
+        return memory["searches"] >= 2
+
+    def update(self, memory: dict[str, float], event: Event) -> dict[str, float]:
+        return {**memory, "searches": memory["searches"] + isinstance(event, Searched)}
+
+
+def test_a_rule_of_ones_own_that_settles_ends_the_searches() -> None:
+    model, due = Network(), []
+    optimizer = LineSearchOptimizer(model.parameters(), direction=Adam(), initial_step=TwoSearches())
+    for closure in model.closures(5):
+        due.append(optimizer.search_due)
+        optimizer.step(closure)
+    assert due == [True, True, False, False, False]
+
+
+def test_a_group_without_gradients_keeps_up_with_those_it_is_searched_with() -> None:
+    """Two groups of one layer, the first frozen, with a cadence that is not every step."""
+    parameters = [nn.Parameter(torch.ones(2)) for _ in range(4)]
+    groups = [{"params": [each], "layer": index // 2} for index, each in enumerate(parameters)]
+    parameters[0].requires_grad_(False)
+    optimizer = LineSearchOptimizer(
+        groups,
+        direction=Gradient(),
+        initial_step=LastStep(1e-3, growth=1.5),
+        cadence=Budget(4, 0.3),
+        partition=Cyclic(0),
+    )
+    sizes = []
+    for _ in range(40):
+        optimizer.step(lambda: sum(each.square().sum() for each in parameters) + 1)
+        first, second = optimizer.found_step_sizes[:2]
+        assert first == second
+        sizes.append(second)
+    assert sizes == sorted(sizes)
+    assert sizes[-1] > 1e-3
