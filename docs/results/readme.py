@@ -83,11 +83,11 @@ def scores() -> str:
         if default is not None:
             over_default.append(better * (ours.iloc[0] - default) > 0)
         over_best.append(better * (ours.iloc[0] - best) > 0)
+        precision = "" if case.precision == "fp32" else ", bf16"
+        steps = "" if measure == "score" else f", {case.measured['steps'].iloc[0]} steps (loss)"
         rows.append(
             {
-                "task": case.task
-                if measure == "score"
-                else f"{case.task}, {case.measured['steps'].iloc[0]} steps (loss)",
+                "task": f"{case.task}{precision}{steps}",
                 SLS: cell(ours.iloc[0]),
                 "AdamW, default": cell(default),
                 "AdamW, best rate": cell(best),
