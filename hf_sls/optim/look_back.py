@@ -17,11 +17,7 @@ _VISIBLE = 2.0
 def look_back(rules: Rules, move: Move, batch: Batch, observer: Observer | None = None) -> SearchReport:
     """Let the batch look back at the last step, and take the next one at the step size that follows from it.
 
-    Args:
-        rules: those of the optimizer.
-        move: the parameters, with their gradients, moments and memory.
-        batch: the mini-batch.
-        observer: called before the step is taken.
+    In place of `search`, and with its arguments.
     """
     if not move.parts:
         return cannot_search("non_finite" if batch.skip else "no_slope", rules, move)
