@@ -188,8 +188,8 @@ class LookBack(InitialStep):
     counts only if t is at least 1/2, so chance ends no search; if it is, batch number `batches` ends it in any case.
     Where the batches disagree until then, the search goes on at little cost: after every `interval` steps the next two
     are slower, and the second one's batch looks back at the first. So the averages gather evidence while the model
-    moves on. The step size that comes out is held for the rest of the run, and a schedule may scale it. Until then
-    or until `batches` of them every step is taken whole while a schedule warms up: the search is a warm-up as well.
+    moves on. The step size that comes out is held for the rest of the run, and a schedule may scale it. Until then, for
+    `batches` of them at most, every step is taken whole while a schedule warms up: the search is a warm-up as well.
 
     The first search finds how far Armijo's condition lets the first batch go, from `init_step_size` down. One batch is
     little evidence, so the geometric mean of that and `init_step_size` counts, and a small part of it, `first_part`, is
