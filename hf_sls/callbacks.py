@@ -60,10 +60,11 @@ class LineSearchCallback(TrainerCallback):
     """
 
     def __init__(self, patience: int = 5, landscape_steps: Collection[int] = ()) -> None:
-        for name, value in (("patience", patience), *(("landscape_steps", step) for step in landscape_steps)):
+        steps = {step.item() if hasattr(step, "item") else step for step in landscape_steps}  # of numpy or torch
+        for name, value in (("patience", patience), *(("landscape_steps", step) for step in steps)):
             check_integer(name, value, low=1)
         self.patience = patience
-        self.landscape_steps = sorted(set(landscape_steps))
+        self.landscape_steps = sorted(steps)
         self._observed = False
         self.shown_beside: Sequence[TrainerCallback] = ()
         """The callbacks of the trainer, one of which may have a progress bar."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import TrainerCallback, TrainingArguments
@@ -342,6 +343,11 @@ def test_an_interrupted_step_leaves_no_observer_to_the_next_run(arguments: Any, 
 def test_counts_that_are_no_integers_of_at_least_one_are_refused(settings: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LineSearchCallback(**settings)
+
+
+def test_landscape_steps_may_be_an_array() -> None:
+    assert LineSearchCallback(landscape_steps=np.arange(1, 30, 10)).landscape_steps == [1, 11, 21]
+    assert LineSearchCallback(landscape_steps=torch.tensor([3, 3])).landscape_steps == [3]
 
 
 def test_another_optimizer_is_left_alone() -> None:
