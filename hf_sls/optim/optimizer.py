@@ -56,7 +56,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         eta_k    = initial_step, shrunk by backtracking until f_k(w_k + eta p_k) <= a - b eta   (the criterion's line)
         w_{k+1}  = w_k + lr eta_k (d_k - weight_decay w_k)                                      (decay as in AdamW)
 
-    During the search of `LookBack` `lr` counts relative to the largest of any group so far.
+    In the first steps of `LookBack`, a warm-up, `lr` counts relative to the largest of any group so far.
 
     Every named optimizer of the package is one composition of the rules; write your own the same way:
 
@@ -331,7 +331,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         report = self._step(batch)
         self._count(report, batch)
         self._watch(batch.loss)
-        if self.is_uncertain and not self._has_warned_of_disagreement:
+        if not self._has_warned_of_disagreement and self.is_uncertain:
             self._has_warned_of_disagreement = True
             higher = 10 * self.initial_step.init_step_size
             warnings.warn(_UNCERTAIN.format(self.found_step_sizes[0], higher), stacklevel=4)
@@ -408,9 +408,8 @@ class LineSearchOptimizer(torch.optim.Optimizer):
         step_size = 0.0
         if not moves_nothing:
             memory["initial_step"] = self.initial_step.update(memory["initial_step"], event)
-        if move.parts and not moves_nothing:
-            step_size = memory["initial_step"]["step_size"]
-            memory["last_step_size"] = 0.0
+            if move.parts:
+                step_size, memory["last_step_size"] = memory["initial_step"]["step_size"], 0.0
             for part in move.parts:
                 eta = part.lr * step_size
                 self.direction.advance(part.parameters, part.gradients, part.states, eta, part.weight_decay, skip)
