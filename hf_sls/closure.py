@@ -240,8 +240,8 @@ _UPDATED_PARAMETERS: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary
 def _saved(model: nn.Module) -> list[_Saved]:
     """Save what a forward pass may change: buffers, except packed weights, and `_UPDATED_PARAMETERS`.
 
-    The attributes of a module that are numbers, tensors or `None` are bound to the same objects again: a cache of
-    rotary embeddings that grows keeps its length or its table in one.
+    The attributes of a module that are numbers, flags, tensors or `None` are bound to the same objects again: a cache
+    of rotary embeddings that grows keeps its length or its table in one. Those of DDP itself are not the model's.
     """
     modules = dict(model.named_modules())
     owners: list[tuple[dict[str, Any], str, Tensor | None]] = [
@@ -257,8 +257,9 @@ def _saved(model: nn.Module) -> list[_Saved]:
     bound = [
         _Saved(module.__dict__, name, value)
         for module in modules.values()
+        if not isinstance(module, DistributedDataParallel)
         for name, value in module.__dict__.items()
-        if value is None or type(value) in (int, float) or isinstance(value, Tensor)
+        if value is None or isinstance(value, (bool, int, float, Tensor))
     ]
     return [_Saved(owner, name, value, _copy(value)) for owner, name, value in owners if value is not None] + bound
 
