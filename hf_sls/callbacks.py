@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ class LineSearchCallback(TrainerCallback):
         self.patience = patience
         self.landscape_steps = sorted(steps)
         self._observed = False
+        self._observer: Callable[[FinishedSearch], None] | None = None
         self.shown_beside: Sequence[TrainerCallback] = ()
         """The callbacks of the trainer, one of which may have a progress bar."""
 
@@ -93,7 +94,11 @@ class LineSearchCallback(TrainerCallback):
         if search is None or not self._steps_to_come or self._steps_to_come[0] > step:
             return
 
+        before = self._observer = search.observer
+
         def observe(finished: FinishedSearch) -> None:
+            if before is not None:
+                before(finished)
             self._landscapes.append(replace(measure_landscape(finished), step=step))
             self._steps_to_come = [other for other in self._steps_to_come if other > step]
 
@@ -132,7 +137,7 @@ class LineSearchCallback(TrainerCallback):
     def _stop_observing(self, optimizer: Any) -> None:
         search = line_search_of(optimizer)
         if search is not None:
-            search.observer = None
+            search.observer = self._observer
         self._observed = False
 
     def _warn_of_failures(self, report: SearchReport, state: TrainerState) -> None:

@@ -26,9 +26,10 @@ class Landscape:
         slope: decrease of the loss per unit of step size at the start.
         intercept: intercept of the line of acceptance, `intercept - rate * step_size`.
         rate: its rate.
-        tried: step size and loss of each trial, in order.
+        tried: step size and loss of each trial, in order; the rejected ones come first.
         step_size: the final step size of the search, before a schedule scales it.
         outcome: `"accepted"`, or why no step was taken (`SearchReport.outcome`).
+        rejected: number of trials that were rejected.
     """
 
     step: int
@@ -40,6 +41,7 @@ class Landscape:
     tried: list[tuple[float, float]]
     step_size: float
     outcome: str
+    rejected: int = 0
 
 
 def measure_landscape(search: FinishedSearch) -> Landscape:
@@ -56,6 +58,7 @@ def measure_landscape(search: FinishedSearch) -> Landscape:
         tried=search.tried,
         step_size=search.result.step_size,
         outcome=search.result.outcome,
+        rejected=search.result.backtracks,
     )
 
 

@@ -18,7 +18,7 @@ from .optim import OPTIMIZERS, LineSearchOptimizer
 from .plotting import plot_run
 from .private import is_secret, without_paths, without_secrets
 from .runs import Run
-from .training_args import is_line_search, optimizer_name
+from .training_args import as_string, is_line_search
 
 _TEMPLATE = Path(__file__).parent / "model_card_template.md"
 _VERSIONS = "### Framework versions"
@@ -63,11 +63,11 @@ def complete_card(
     if optimizer is not None:
         card.data.tags = list(dict.fromkeys([*(card.data.tags or []), "hf_sls"]))
         text = _with_line_search(text, optimizer)
-        by_name = OPTIMIZERS.get(optimizer_name(trainer.args.optim)) is type(optimizer)
+        by_name = OPTIMIZERS.get(as_string(trainer.args.optim)) is type(optimizer)
         about = {
             "optimizer": optimizer,
             "adapter": hasattr(trainer.model, "peft_config"),
-            "optim": optimizer_name(trainer.args.optim) if by_name else None,
+            "optim": as_string(trainer.args.optim) if by_name else None,
             "rules": {name.replace("_", " "): _rounded(str(rule)) for name, rule in vars(optimizer.rules).items()},
             "curve": step_size_curve(trainer.state.log_history),
         }
@@ -143,7 +143,7 @@ def changed_settings(args: TrainingArguments) -> dict[str, Any]:
             changed[field.name] = value
     if is_line_search(args.optim):
         changed.pop("learning_rate", None)  # it had no effect
-    return {"optim": optimizer_name(args.optim), **publishable(changed)}
+    return {"optim": as_string(args.optim), **publishable(changed)}
 
 
 def publishable(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,9 +169,3 @@ def check_supported(trainer: Trainer) -> None:
     for refusal in AT_CREATION:
         if refusal.is_used is not None and refusal.is_used(trainer):
             raise refusal.error()
-
-
-def markdown_table(refusals: Iterable[Refusal]) -> str:
-    """Return refusals as a table in Markdown."""
-    rows = (f"| {refusal.feature} | {refusal.reason} | {refusal.instead} |" for refusal in refusals)
-    return "\n".join(("| what | why | instead |", "|---|---|---|", *rows))

@@ -34,10 +34,10 @@ from .processes import ending_together
 from .refusals import check_supported
 from .training_args import (
     SLSTrainingArguments,
+    as_string,
     check_arguments,
     is_line_search,
     optimizer_class_and_kwargs,
-    optimizer_name,
     warn_of_arguments_without_effect,
 )
 from .window import StepWindow, WindowCallback
@@ -181,7 +181,7 @@ class LineSearchTrainerMixin(PushMixin, _Base):
         stock = getattr(self.optimizer, "optimizer", self.optimizer)  # Accelerate may have wrapped it
         if is_line_search(self.args.optim) and not self.is_deepspeed_enabled:
             logger.warning(
-                f"optim={optimizer_name(self.args.optim)!r} is not used: the trainer was given an optimizer, or its "
+                f"optim={as_string(self.args.optim)!r} is not used: the trainer was given an optimizer, or its "
                 f"create_optimizer() made one, and {type(stock).__name__} does not search."
             )
 
@@ -462,7 +462,7 @@ class SLSTrainer(LineSearchTrainerMixin, Trainer):
         defaults = {field.name: field.default for field in fields(self.args)}
         if not chosen and not is_line_search(self.args.optim) and self.args.optim == defaults["optim"]:
             logger.warning(
-                f"{type(self).__name__} trains with optim={optimizer_name(self.args.optim)!r}, the default of "
+                f"{type(self).__name__} trains with optim={as_string(self.args.optim)!r}, the default of "
                 f"{type(self.args).__name__}, and without a line search. For a line search use SLSTrainingArguments, "
                 'or set optim="adam_sls".'
             )

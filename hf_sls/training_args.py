@@ -42,6 +42,7 @@ _SET_BY = {
 }
 """Hints for names that `optim_args` do not take."""
 
+_KINDS = {bool: "true or false", int: "an integer", float: "a number"}
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -73,17 +74,17 @@ class SLSTrainingArguments(TrainingArguments):
 
 def is_line_search(optim: str) -> bool:
     """Whether `optim` names an optimizer of this package."""
-    return optimizer_name(optim) in OPTIMIZERS
+    return as_string(optim) in OPTIMIZERS
 
 
-def optimizer_name(optim: str) -> str:
-    """Return `optim`, a string or a member of `OptimizerNames`, as a plain string."""
-    return str(getattr(optim, "value", optim))
+def as_string(name: str) -> str:
+    """Return a string or a member of an enum of transformers, `OptimizerNames` for one, as a plain string."""
+    return str(getattr(name, "value", name))
 
 
 def _parsed(args: TrainingArguments) -> tuple[str, str | None, dict[str, Any]]:
     """Return the name of the optimizer, the preset, and the other settings in `args.optim_args`."""
-    name = optimizer_name(args.optim)
+    name = as_string(args.optim)
     settings = parse_optim_args(name, args.optim_args)
     return name, settings.pop("preset", None), settings
 
@@ -138,7 +139,7 @@ def warn_of_arguments_without_effect(args: TrainingArguments) -> None:
                 stacklevel=3,
             )
     schedule = args.lr_scheduler_kwargs if isinstance(args.lr_scheduler_kwargs, dict) else {}
-    key = _LEARNING_RATE_AT_THE_END.get(optimizer_name(args.lr_scheduler_type), "")
+    key = _LEARNING_RATE_AT_THE_END.get(as_string(args.lr_scheduler_type), "")
     if isinstance(schedule.get(key), float) and 0 < schedule[key] < _LEAST_FRACTION:
         warnings.warn(
             f"lr_scheduler_kwargs={schedule!r}: {key} is not a learning rate here. It is the fraction of the step "
@@ -159,7 +160,7 @@ def parse_optim_args(optim: str, text: str | None) -> dict[str, Any]:
     Raises:
         ValueError: an argument is unknown, given twice or of the wrong type; the message lists what is allowed.
     """
-    name = optimizer_name(optim)
+    name = as_string(optim)
     if text is not None and not isinstance(text, str):
         raise ValueError(f'optim_args={text!r} is not allowed: a string is needed, such as "c=0.1,growth=1.2".')
     allowed = _settings(name)
@@ -189,7 +190,7 @@ def _settings(name: str) -> dict[str, Any]:
 def _describe(kind: Any) -> str:
     if get_origin(kind) is tuple:
         return "two numbers, as in 0.9/0.999"
-    return " or ".join(map(repr, get_args(kind))) if get_origin(kind) is Literal else kind.__name__
+    return " or ".join(map(repr, get_args(kind))) if get_origin(kind) is Literal else _KINDS[kind]
 
 
 def _converted(value: str, kind: Any) -> Any:
@@ -227,7 +228,7 @@ def _register_names() -> None:
 
 def _refuse(args: TrainingArguments) -> tuple[Any, dict[str, Any]]:
     raise ValueError(
-        f"optim={optimizer_name(args.optim)!r} is a line search: it evaluates the loss of each batch several times, "
+        f"optim={as_string(args.optim)!r} is a line search: it evaluates the loss of each batch several times, "
         "which this Trainer does not support. Use hf_sls.SLSTrainer in place of transformers.Trainer, or put "
         "hf_sls.LineSearchTrainerMixin first among the bases of your own Trainer subclass."
     )

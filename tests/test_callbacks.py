@@ -16,6 +16,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
 from hf_sls import LineSearchCallback, SLSTrainer
+from hf_sls.callbacks import line_search_of
 from hf_sls.landscape import load_landscapes
 from hf_sls.optim import OPTIMIZERS
 
@@ -306,6 +307,17 @@ def test_a_resumed_run_keeps_the_landscapes_of_before(arguments: Any, tmp_path: 
     )
     trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
     assert [landscape.step for landscape in load_landscapes(tmp_path / "run")] == [2, 5]
+
+
+def test_an_observer_of_the_user_sees_every_step_beside_the_landscapes(arguments: Any) -> None:
+    seen: list[int] = []
+
+    class Observing(TrainerCallback):
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            line_search_of(kwargs["optimizer"]).observer = lambda search: seen.append(search.step)
+
+    trained(arguments, [Observing(), LineSearchCallback(landscape_steps=[2])], max_steps=4)
+    assert seen == [1, 2, 3, 4]
 
 
 def test_an_interrupted_step_leaves_no_observer_to_the_next_run(arguments: Any, tmp_path: Path) -> None:

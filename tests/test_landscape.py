@@ -29,9 +29,20 @@ def test_on_a_parabola_the_landscape_is_the_parabola() -> None:
     assert landscape.rate == pytest.approx(0.2)
     assert [eta for eta, _ in landscape.tried] == pytest.approx([1.0, 0.9])
     assert [loss for _, loss in landscape.tried] == pytest.approx([1.0, 0.64])
-    assert landscape.outcome == "accepted"
+    assert (landscape.outcome, landscape.rejected) == ("accepted", 1)
     assert landscape.step_sizes[-1] == 2 * landscape.step_size
     assert optimizer.observer is None
+
+
+def test_of_the_first_search_of_the_default_the_step_is_tried_last_and_not_rejected() -> None:
+    model = Network()
+    optimizer = create_optimizer("adam_sls", model.parameters())
+    with record_landscapes(optimizer) as landscapes:
+        for closure in model.closures(2):
+            optimizer.step(closure)
+    first, second = landscapes
+    assert [eta for eta, _ in first.tried] == pytest.approx([1e-2, 2e-4])
+    assert (first.rejected, second.rejected) == (0, 0)
 
 
 @pytest.mark.parametrize("member", MEMBERS)

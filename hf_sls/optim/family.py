@@ -278,7 +278,8 @@ class PLASLS(_Named):
         betas: decay rates of Adam's moments, each in [0, 1).
         eps: added to Adam's denominator.
         search_direction: as in `AdamSLS`.
-        blocks: number of layers that the blocks of a model make; with embeddings and head the paper's 10.
+        blocks: number of layers that the blocks of a model make; with embeddings and head the paper's 10. Not used
+            with parameters or groups of them.
         joint_steps: number of steps, from the start, that search one step size for all layers.
         shrink: factor of a rejected step (beta), in (0, 1).
         growth: factor from one step to the next (gamma^(1/n)), at least 1.
@@ -362,7 +363,9 @@ class SaLSa(_Named):
 
 
 class SGDSaLSa(_Named):
-    """Gradient descent with the smoothed line search, as often as needed (SaLSa, arXiv 2407.20650).
+    """Gradient descent with the smoothed line search, within a budget of trials (SaLSa, arXiv 2407.20650).
+
+    With `search_rate=inf` it searches as often as the step size moves (`Adaptive`), as in the paper.
 
     Args:
         params: parameters, named parameters or parameter groups.
@@ -371,8 +374,8 @@ class SGDSaLSa(_Named):
         smoothing: weight of the past in the criterion (B), in [0, 1).
         shrink: factor of a rejected step, in (0, 1).
         growth: factor from one search to the next, at least 1.
-        warmup: number of searches, from the start, that take place on every step.
-        max_interval: the most steps from one search to the next.
+        warmup: number of searches, from the start, that take place on every step, with `search_rate=inf`.
+        max_interval: the most steps from one search to the next, with `search_rate=inf`.
         search: `SearchSettings`.
     """
 

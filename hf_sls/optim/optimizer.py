@@ -247,7 +247,7 @@ class LineSearchOptimizer(torch.optim.Optimizer):
 
     @property
     def is_uncertain(self) -> bool:
-        """Whether the batches that have looked back so far do not agree on a longer step."""
+        """Whether so many batches have looked back (`LookBack.batches`), or more, and do not agree on a longer step."""
         return any(self.initial_step.uncertain(group["line_search"]["initial_step"]) for group in self.param_groups)
 
     @property

@@ -175,7 +175,7 @@ class Path:
                 continue
             update = self._update(part.gradients, part.states)
             self._restore(part, update)
-            if part.copies is not None:
+            if part.copies is not None or decay > 0.5:
                 torch._foreach_mul_(part.parameters, 1 - decay)
                 torch._foreach_add_(part.parameters, update, alpha=-step_size)
             else:

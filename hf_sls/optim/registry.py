@@ -22,9 +22,11 @@ OPTIMIZERS: dict[str, type[_Named]] = {
     "ponos": PoNoS,
 }
 
+_FINITE = "a finite number"
 _USED_WITH: dict[str, list[tuple[str, Any]]] = {
     "smoothing": [("look_back", False)],
     "search_rate": [("look_back", False)],
+    "search_credit": [("look_back", False), ("search_rate", _FINITE)],
     "watch": [("look_back", True)],
     "warmup": [("search_rate", inf)],
     "max_interval": [("search_rate", inf)],
@@ -36,7 +38,7 @@ def create_optimizer(name: str, params: Params, *, preset: str | None = None, **
 
     Args:
         name: one of `OPTIMIZERS`.
-        params: parameters, named parameters or parameter groups.
+        params: parameters, named parameters or parameter groups; for `plasls` a model, or a group for each layer.
         preset: `"published"` for the values of the paper, `"authors_code"` for those of the authors' package where they
             differ; `None` for our defaults.
         settings: arguments of the class, which override the preset and the defaults.
@@ -68,12 +70,15 @@ def with_preset(name: str, preset: str | None, settings: dict[str, Any]) -> dict
 def warn_of_settings_without_effect(name: str, preset: str | None, settings: dict[str, Any]) -> None:
     """Warn of each setting that another one, given or by default, keeps `optim=name` from using."""
     defaults = {key: each.default for key, each in inspect.signature(OPTIMIZERS[name]).parameters.items()}
-    chosen = {**defaults, **OPTIMIZERS[name].search_defaults, **with_preset(name, preset, settings)}
+    chosen = {"search_rate": inf, **defaults, **OPTIMIZERS[name].search_defaults, **with_preset(name, preset, settings)}
     for setting in settings.keys() & _USED_WITH.keys():
         for other, needed in _USED_WITH[setting]:
-            if chosen.get(other, needed) != needed and settings[setting] != inf:
+            value = chosen.get(other, needed)
+            is_used = value == needed or (needed == _FINITE and value != inf)
+            if not is_used and settings[setting] != inf:
                 warnings.warn(
                     f"{setting}={settings[setting]} has no effect on {name!r} beside {other}={chosen[other]}; with "
                     f"{other}={needed} it is used.",
                     stacklevel=3,
                 )
+                break

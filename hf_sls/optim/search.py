@@ -40,8 +40,8 @@ class SearchReport:
         loss_decrease: `f(w) - f(w + eta p)` at the accepted trial; NaN where there is none.
         slope: `s = -<g, p>`; NaN on steps without a search.
         expected_decrease: `eta s`, the decrease that the slope predicts; NaN where no step was accepted.
-        criterion_ratio: the decrease over the one that the criterion asks for; NaN where no step was accepted. At least
-            1, but for the first step of `LookBack`, and where the criterion has a tolerance.
+        criterion_ratio: the decrease from the intercept of the criterion's line, over the one that the line asks for;
+            at least 1, but for the first step of `LookBack`, which is not judged. NaN where no step was accepted.
     """
 
     outcome: StepOutcome

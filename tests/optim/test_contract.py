@@ -761,10 +761,17 @@ def test_a_setting_without_effect_is_pointed_out() -> None:
         create_optimizer("adam_sls", Network().parameters(), smoothing=0.3)
     with pytest.warns(UserWarning, match=r"watch=False has no effect on 'adam_sls' beside look_back=False"):
         create_optimizer("adam_sls", Network().parameters(), watch=False, look_back=False)
+    for name, match in (
+        ("adam_sls", r"search_credit=5 has no effect on 'adam_sls' beside look_back=True"),
+        ("ponos", r"search_credit=5 has no effect on 'ponos' beside search_rate=inf; with search_rate=a finite number"),
+    ):
+        with pytest.warns(UserWarning, match=match):
+            create_optimizer(name, Network().parameters(), search_credit=5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         create_optimizer("adam_sls", Network().parameters(), smoothing=0.3, look_back=False)
-        create_optimizer("sgd_sls", Network().parameters(), c=0.3)
+        create_optimizer("sgd_sls", Network().parameters(), c=0.3, search_credit=5)
+        create_optimizer("ponos", Network().parameters(), search_credit=5, search_rate=0.5)
 
 
 @settings(max_examples=30, deadline=None)

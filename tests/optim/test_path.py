@@ -135,7 +135,7 @@ def test_another_update_starts_where_the_first_one_did(direction: Direction) -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1, 1 / (0.4 * SHORT), 3 / SHORT])
 @every_direction
 def test_a_fraction_of_the_step_is_taken_and_decays(
     direction: Direction, weight_decay: float, dtype: torch.dtype
