@@ -137,7 +137,7 @@ def evidence() -> str:
         f"({len(over_default)} tasks), and {gmean(over_best):.2f} times that of AdamW at its best rate "
         f"({len(over_best)} tasks): geometric means of the points of the figure."
     )
-    left = f"\n\nNot run yet: {'; '.join(waiting)}." if waiting else ""
+    left = f"\n\nNot run yet on a GPU: {'; '.join(waiting)}." if waiting else ""
     return "\n\n".join([*tables, total + left])
 
 
