@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from .optim import RandomState
 from .optim._tensors import coarsest_spacing
 from .optim._validation import check_range
 from .optim.sharding import local, mean_of_evaluations, mean_over_processes
+from .snapshots import Attributes, is_writeable, storages
 
 _LARGEST_INTEGER_BUFFER = 2**20
 """Number of elements above which an integer buffer is taken for packed weights, which no forward pass changes."""
@@ -65,6 +66,8 @@ class LossClosure:
         check_range("divisor", divisor, low=0.0, include_low=False)
         self.gradient_scale: Tensor | float = 1.0
         self._model = model
+        self._others: list[nn.Module] = []
+        self._storages = storages(map(local, model.parameters())) if trials else frozenset[int]()
         self._divisor = divisor
         self.trials = trials
         self._devices = {parameter.device for parameter in model.parameters()} if trials else set()
@@ -85,7 +88,7 @@ class LossClosure:
             What `evaluate` returned.
 
         Raises:
-            TypeError: `evaluate` is not a function, or does not return a tensor.
+            TypeError: `evaluate` is not a function, or does not return a scalar tensor.
             RuntimeError: a search has moved the parameters since the last micro-batch, so a step has used the closure.
         """
         if not callable(evaluate):
@@ -95,10 +98,11 @@ class LossClosure:
         if not self.trials:
             loss = _checked(evaluate())
         else:
-            random_state, saved = RandomState.capture(self._devices), _saved(self._model)
+            random_state, saved = RandomState.capture(self._devices), self._saved()
             autocast = _present_autocast({device.type for device in self._devices} | {"cpu"})
             with _detecting_updated_parameters(self._model):
                 loss = _checked(evaluate())
+            saved = _without_set_up(saved)
             self._micro_batches.append(_MicroBatch(replay or evaluate, random_state, saved, autocast))
         self._versions = _versions(self._model)
         self._losses.append(loss.detach().clone())
@@ -161,8 +165,14 @@ class LossClosure:
     def _replayed(self) -> Tensor:
         """Return the loss of this process at the current parameters."""
         modules = list(self._model.modules())
-        with _restored_afterwards(_saved(self._model)), _buffers_not_broadcast(modules), _resharded(modules):
+        with _restored_afterwards(self._saved()), _buffers_not_broadcast(modules), _resharded(modules):
             return self._sum([micro_batch.loss() for micro_batch in self._micro_batches])
+
+    def _saved(self) -> list[_Saved | Attributes]:
+        """Save what an evaluation may change in the model and in modules beside it."""
+        modules = {id(module): module for root in (self._model, *self._others) for module in root.modules()}
+        attributes = [_attributes(module, self._storages) for module in modules.values()]
+        return [*_saved(list(modules.values()), self._model), *attributes]
 
     def _sum(self, losses: list[Tensor]) -> Tensor:
         """Return the sum over the micro-batches, divided by `divisor`, in fp32 or higher precision."""
@@ -171,9 +181,11 @@ class LossClosure:
 
 
 def _checked(loss: Any) -> Tensor:
-    """Return the loss; raise `TypeError` if it is no tensor."""
+    """Return the loss; raise `TypeError` if it is no scalar tensor."""
     if not isinstance(loss, Tensor):
         raise TypeError(f"The function given to record() returned a {type(loss).__name__}, not the loss, a tensor.")
+    if loss.dim():
+        raise TypeError(f"The function given to record() returned a tensor of shape {tuple(loss.shape)}, not a scalar.")
     return loss
 
 
@@ -184,9 +196,9 @@ def _versions(model: nn.Module) -> dict[int, int]:
 
 @dataclass(frozen=True)
 class _Saved:
-    """A buffer, a frozen parameter or another attribute of a module, and its value at one moment.
+    """A buffer or frozen parameter of a module, and its value at one moment.
 
-    Without a copy the attribute is bound to the same object again, and what was written into that stays.
+    Without a copy the name is bound to the same tensor again, and what was written into that stays.
     """
 
     owner: dict[str, Any]
@@ -206,7 +218,7 @@ class _MicroBatch:
 
     replay: Callable[[], Tensor]
     random_state: RandomState
-    saved: list[_Saved]
+    saved: list[_Saved | Attributes]
     autocast: list[torch.autocast]
 
     def loss(self) -> Tensor:
@@ -236,47 +248,46 @@ _UPDATED_PARAMETERS: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary
 """By model, the names of the frozen parameters that a forward pass updates: those of an EMA teacher, for example."""
 
 
-@torch.no_grad()
-def _saved(model: nn.Module) -> list[_Saved]:
-    """Save what a forward pass may change: buffers, except packed weights, and `_UPDATED_PARAMETERS`.
+_OF_EVERY_MODULE = vars(nn.Module()).keys()
 
-    The attributes of a module that are numbers, flags, tensors or `None` are bound to the same objects again: a cache
-    of rotary embeddings that grows keeps its length or its table in one. Those of DDP itself are not the model's.
-    """
-    modules = dict(model.named_modules())
+
+def _attributes(module: nn.Module, parameters: Collection[int]) -> Attributes:
+    """Save the attributes of a module that are not parameters, buffers or modules; not those of DDP itself."""
+    own = vars(module)
+    left_out = own.keys() if isinstance(module, DistributedDataParallel) else _OF_EVERY_MODULE
+    return Attributes(own, left_out, parameters)
+
+
+@torch.no_grad()
+def _saved(modules: list[nn.Module], model: nn.Module) -> list[_Saved]:
+    """Save the buffers of the modules, except packed weights, and `_UPDATED_PARAMETERS` of the model."""
     owners: list[tuple[dict[str, Any], str, Tensor | None]] = [
         (module._buffers, name, buffer)
-        for module in modules.values()
+        for module in modules
         for name, buffer in module._buffers.items()
         if buffer is not None and (buffer.is_floating_point() or buffer.numel() <= _LARGEST_INTEGER_BUFFER)
     ]
+    by_name = dict(model.named_modules())
     for path in _UPDATED_PARAMETERS.get(model, []):
         module_path, _, name = path.rpartition(".")
-        if module_path in modules and name in modules[module_path]._parameters:
-            owners.append((modules[module_path]._parameters, name, modules[module_path]._parameters[name]))
-    bound = [
-        _Saved(module.__dict__, name, value)
-        for module in modules.values()
-        if not isinstance(module, DistributedDataParallel)
-        for name, value in module.__dict__.items()
-        if value is None or isinstance(value, (bool, int, float, Tensor))
-    ]
-    return [_Saved(owner, name, value, _copy(value)) for owner, name, value in owners if value is not None] + bound
+        if module_path in by_name and name in by_name[module_path]._parameters:
+            owners.append((by_name[module_path]._parameters, name, by_name[module_path]._parameters[name]))
+    return [_Saved(owner, name, value, _copy(value)) for owner, name, value in owners if value is not None]
+
+
+def _without_set_up(saved: list[_Saved | Attributes]) -> list[_Saved | Attributes]:
+    """Leave out the modules that the evaluation has set up, which a flag of theirs says: they stay as it left them."""
+    owners = [each.owner for each in saved if isinstance(each, Attributes) and each.is_set_up()]
+    left_out = {id(owner) for owner in owners} | {id(owner["_buffers"]) for owner in owners}
+    return [each for each in saved if id(each.owner) not in left_out]
 
 
 def _copy(tensor: Tensor) -> Tensor | None:
     return tensor.detach().clone() if is_writeable(tensor) else None
 
 
-def is_writeable(tensor: Tensor) -> bool:
-    """Whether a tensor can be written to: not from inference mode, and not expanded, several elements in one place."""
-    strided = tensor.layout == torch.strided
-    expanded = strided and any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride()))
-    return not tensor.is_inference() and not expanded
-
-
 @contextmanager
-def _restored_afterwards(saved: list[_Saved]) -> Iterator[None]:
+def _restored_afterwards(saved: list[_Saved | Attributes]) -> Iterator[None]:
     try:
         yield
     finally:

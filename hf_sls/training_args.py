@@ -230,7 +230,8 @@ def _refuse(args: TrainingArguments) -> tuple[Any, dict[str, Any]]:
     raise ValueError(
         f"optim={as_string(args.optim)!r} is a line search: it evaluates the loss of each batch several times, "
         "which this Trainer does not support. Use hf_sls.SLSTrainer in place of transformers.Trainer, or put "
-        "hf_sls.LineSearchTrainerMixin first among the bases of your own Trainer subclass."
+        "hf_sls.LineSearchTrainerMixin first among the bases of your own Trainer subclass. A create_optimizer() of "
+        "your own calls self.get_optimizer_cls_and_kwargs(self.args), not that of Trainer."
     )
 
 

@@ -15,27 +15,19 @@ carries its gradient over into the next step, and calls `on_step_begin` in betwe
 
 from __future__ import annotations
 
-import copy
-from collections import UserDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from .closure import LossClosure, is_writeable
+from .closure import LossClosure
 from .refusals import MOVED, NOT_RECORDED, OWN_BACKWARD
+from .snapshots import Attributes, copied
 
 _MISSING = object()
-_COUNTS = (bool, int, float, str, tuple, type(None), np.generic)
-_MAPPINGS = (dict, UserDict)
-_CONTAINERS = (*_MAPPINGS, list, deque, set)
-_ARRAYS = (Tensor, np.ndarray)
-_LARGEST = 10_000
-"""Number of entries above which a container or array of a trainer is taken for data, which no evaluation changes."""
 
 
 class StepWindow(LossClosure):
@@ -56,6 +48,8 @@ class StepWindow(LossClosure):
 
     def __init__(self, trainer: Trainer, model: nn.Module, *, trials: bool) -> None:
         super().__init__(model, trials=trials)
+        held = [*vars(trainer).values(), trainer.compute_loss_func]
+        self._others = [module for module in held if isinstance(module, nn.Module)] if trials else []
         self.replaying = False
         self._trainer = trainer
         self._prepared: list[Any] | Iterator[Any] | None = None
@@ -80,7 +74,7 @@ class StepWindow(LossClosure):
         """
         if not self.trials:
             return self.record(lambda: training_step(model, inputs, *args, **kwargs))
-        batch, prepared = copied(inputs), list[Any]()
+        batch, prepared, attributes = copied(inputs), list[Any](), self._attributes()
         accumulation_steps = self._trainer.current_gradient_accumulation_steps
 
         def evaluate() -> Tensor:
@@ -88,7 +82,7 @@ class StepWindow(LossClosure):
                 return training_step(model, inputs, *args, **kwargs)
 
         def replay() -> Tensor:
-            with self._replay(model, prepared, accumulation_steps):
+            with self._replay(model, prepared, attributes, accumulation_steps):
                 return training_step(model, copied(batch), *args, **kwargs)
 
         return self.record(evaluate, replay)
@@ -99,6 +93,11 @@ class StepWindow(LossClosure):
             super()._check_unmoved()
         except RuntimeError:
             raise MOVED.error() from None
+
+    def _attributes(self) -> Attributes:
+        """Save what the trainer counts and keeps; but for its datasets, which no evaluation changes."""
+        own = vars(self._trainer)
+        return Attributes(own, {name for name in own if name.endswith("dataset")}, self._storages)
 
     def record_nothing(self) -> None:
         """Record a loss of NaN, with which the optimizer leaves the step out and counts it as skipped.
@@ -137,12 +136,15 @@ class StepWindow(LossClosure):
             raise OWN_BACKWARD.error()
 
     @contextmanager
-    def _replay(self, model: nn.Module, prepared: list[Any], accumulation_steps: int) -> Iterator[None]:
-        """Set the trainer up for a replay of one micro-batch, and put it back afterwards."""
+    def _replay(
+        self, model: nn.Module, prepared: list[Any], attributes: Attributes, accumulation_steps: int
+    ) -> Iterator[None]:
+        """Set the trainer up for a replay of one micro-batch, as it was before, and put it back afterwards."""
         trainer = self._trainer
         before = _gradient_versions(model) if torch.is_grad_enabled() else None
         with ExitStack() as stack:
-            stack.enter_context(_counts_put_back(trainer))
+            stack.callback(self._attributes().restore)
+            attributes.restore()
             stack.enter_context(_temporarily(trainer, "window", self))
             stack.enter_context(_temporarily(trainer, "current_gradient_accumulation_steps", accumulation_steps))
             stack.enter_context(_temporarily(trainer.accelerator, "backward", lambda loss, **kwargs: None))
@@ -188,128 +190,6 @@ def _gradient_versions(model: nn.Module) -> list[tuple[int, int]]:
     """Return which gradients there are, and how often each was changed in place."""
     gradients = (parameter.grad for parameter in model.parameters())
     return [(id(gradient), gradient._version) for gradient in gradients if gradient is not None]
-
-
-class _Array:
-    """A tensor or array and its values now."""
-
-    def __init__(self, array: Tensor | np.ndarray) -> None:
-        self._array = array
-        self._values: Any = array.clone() if isinstance(array, Tensor) else array.copy()
-
-    def restore(self) -> Any:
-        """Put the values back into the array, if it can be written to; return it."""
-        if isinstance(self._array, np.ndarray):
-            if self._array.flags.writeable:
-                self._array[...] = self._values
-        elif is_writeable(self._array):
-            self._array.data.copy_(self._values)
-        return self._array
-
-    def copy(self) -> Any:
-        """Return a copy of the values."""
-        return self._values
-
-
-class _Snapshot:
-    """A container and what it holds now, nested containers, tensors and arrays included."""
-
-    def __init__(self, container: Any) -> None:
-        self._container = container
-        mapping = isinstance(container, _MAPPINGS)
-        entries = container.items() if mapping else enumerate(container)
-        self._entries = [(key, _snapshot(value)) for key, value in entries]
-
-    def restore(self) -> Any:
-        """Put the same objects back into the same containers; return the container."""
-        held = {key: value.restore() if _is_snapshot(value) else value for key, value in self._entries}
-        now = self._container
-        if isinstance(now, tuple):
-            return now
-        present = dict(now.items() if isinstance(now, _MAPPINGS) else enumerate(now))
-        if present.keys() != held.keys() or any(present[key] is not value for key, value in held.items()):
-            _fill(now, held)
-        return now
-
-    def copy(self) -> Any:
-        """Return a copy that shares no container and no tensor with the original."""
-        held = {key: value.copy() if _is_snapshot(value) else value for key, value in self._entries}
-        if isinstance(self._container, tuple):
-            make = getattr(self._container, "_make", type(self._container))
-            return make(list(held.values()))
-        duplicate = copy.copy(self._container)
-        _fill(duplicate, held)
-        return duplicate
-
-
-def _snapshot(value: Any) -> Any:
-    """Return a snapshot of what can change in place, and anything else as it is."""
-    if isinstance(value, (*_CONTAINERS, tuple)):
-        return _Snapshot(value)
-    return _Array(value) if isinstance(value, _ARRAYS) else value
-
-
-def _is_snapshot(value: Any) -> bool:
-    return isinstance(value, (_Snapshot, _Array))
-
-
-def _fill(container: Any, held: dict[Any, Any]) -> None:
-    container = container.data if isinstance(container, UserDict) else container
-    container.clear()
-    if isinstance(container, dict):
-        for key, value in held.items():
-            container[key] = value
-    elif isinstance(container, set):
-        container.update(held.values())
-    else:
-        container.extend(held.values())
-
-
-def copied(value: Any) -> Any:
-    """Return a copy of nested inputs, of their containers, tensors and arrays; anything else in them is shared."""
-    snapshot = _snapshot(value)
-    return snapshot.copy() if _is_snapshot(snapshot) else value
-
-
-def _is_small(value: Any) -> bool:
-    """Whether a container or array has at most `_LARGEST` entries, those of nested ones included."""
-    entries, inside = 0, [value]
-    while inside:
-        each = inside.pop()
-        if isinstance(each, _ARRAYS):
-            entries += each.size if isinstance(each, np.ndarray) else each.numel()
-        else:
-            entries += len(each)
-        if entries > _LARGEST:
-            return False
-        if isinstance(each, (*_CONTAINERS, tuple)):
-            values = each.values() if isinstance(each, _MAPPINGS) else each
-            inside += [value for value in values if isinstance(value, (*_CONTAINERS, *_ARRAYS, tuple))]
-    return True
-
-
-@contextmanager
-def _counts_put_back(trainer: Trainer) -> Iterator[None]:
-    """Put back the attributes of a trainer that are numbers, containers or arrays, and what these hold.
-
-    What large ones hold is left out, and datasets, which may be lists: no evaluation changes it.
-    """
-    attributes = {name: value for name, value in vars(trainer).items() if not name.endswith("dataset")}
-    held = {
-        name: _snapshot(value)
-        for name, value in attributes.items()
-        if isinstance(value, (*_CONTAINERS, *_ARRAYS)) and _is_small(value)
-    }
-    counts = {
-        name: value for name, value in attributes.items() if isinstance(value, (*_COUNTS, *_CONTAINERS, *_ARRAYS))
-    }
-    try:
-        yield
-    finally:
-        for snapshot in held.values():
-            snapshot.restore()
-        for name, value in counts.items():
-            setattr(trainer, name, value)
 
 
 @contextmanager

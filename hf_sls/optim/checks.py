@@ -11,14 +11,15 @@
 
 The first search of a run checks the last three. That costs one forward pass, and a second one where the decrease is
 odd: along a step that is to lower the loss by a five-hundredth, over which it is straight, or along a quarter of the
-first one. Searches number 100, 1,000 and so on evaluate the loss again too, because a model or a batch may change in a
-run.
+first one. Searches number 100, 1,000 and so on evaluate the loss again too, and so does the fifth batch that looks
+back, because a model or a batch may change in a run, and state of their own may be empty at first.
 """
 
 from __future__ import annotations
 
 import warnings
 from inspect import signature
+from itertools import pairwise
 from math import inf, isfinite
 from typing import Any
 
@@ -30,6 +31,9 @@ from .trials import Trials
 
 _LEAST_LR = 0.01
 """A base `lr` up to it is taken for a learning rate."""
+
+_FAR = 100.0
+"""The ratio of two neighbouring `lr` of groups that no layer-wise decay has."""
 
 _SAME = 2.0**-7
 """Relative difference of two evaluations that the arithmetic of a device in bfloat16 may make."""
@@ -50,8 +54,9 @@ _ALIKE = 1.5
 def check_learning_rates(groups: list[dict[str, Any]], last: float | None, largest_so_far: float) -> bool:
     """Warn of an `lr` in the groups that is one of AdamW's rather than a fraction of the step.
 
-    That of the first step counts, or the base and the peak that a scheduler keeps. A loop or a callback may write other
-    values into the groups and warm up: of these the peak counts, once they begin to fall.
+    That of the first step counts, or the base and the peak that a scheduler keeps, and that of a group which is far
+    below the others. A loop or a callback may write other values into the groups, and warm up: of these the largest
+    counts, once they no longer rise.
 
     Args:
         groups: the parameter groups.
@@ -61,18 +66,22 @@ def check_learning_rates(groups: list[dict[str, Any]], last: float | None, large
     Returns:
         Whether it has warned.
     """
-    present = max(float(group["lr"]) for group in groups)
+    rates = sorted(float(group["lr"]) for group in groups)
+    present, suspect = rates[-1], inf
     if last is None:
         kept = [float(group[name]) for group in groups for name in ("initial_lr", "max_lr") if name in group]
-        peak = max(kept, default=present) if present and largest_so_far == 0 else inf
-    else:
-        peak = last if present < last == largest_so_far else inf
-    if not 0 < peak <= _LEAST_LR:
+        if present and largest_so_far == 0:
+            suspect = max(kept, default=present)
+            far_below = [low for low, high in pairwise(rates) if 0 < low <= high / _FAR]
+            suspect = min([suspect, *far_below])
+    elif present <= last == largest_so_far:
+        suspect = last
+    if not 0 < suspect <= _LEAST_LR:
         return False
     warnings.warn(
-        f"lr={peak:.3g} in the parameter groups is not a learning rate here: it is the fraction of the step "
-        "size found that is taken, 1 for all of it, so this run will hardly move. Divide the lr of all groups by "
-        "the largest, which keeps their ratios; a schedule starts from 1.",
+        f"lr={suspect:.3g} in the parameter groups is not a learning rate here: it is the fraction of the step "
+        "size found that is taken, 1 for all of it, so these parameters will hardly move. Leave it at 1, or divide "
+        "the lr of all groups by the largest, which keeps their ratios; a schedule starts from 1.",
         stacklevel=3,
     )
     return True
@@ -109,29 +118,32 @@ def check_loss(loss: Any, has_gradients: bool) -> None:
         raise RuntimeError(f"closure() returned a loss without a graph. {instead} Leave out detach() and item().")
 
 
-def check_replay(trials: Trials, counts: dict[str, float]) -> int:
-    """Evaluate the loss again where it was evaluated, to check that a trial repeats the recorded loss.
+def replay_is_due(counts: dict[str, float]) -> bool:
+    """Whether a search is the first of a run, or one of those that evaluate the loss again."""
+    return not counts["checks"] or counts["searches"] in _CHECKED
+
+
+def check_replay(trials: Trials) -> int:
+    """Evaluate the loss again where it was evaluated, and warn if a trial does not repeat the recorded loss.
 
     Args:
         trials: at the start of the search.
-        counts: of the searches and checks before.
 
     Returns:
-        How many evaluations it took: none if no check is due or the loss is not finite, one, or two if the first one
-        was not the loss.
+        How many evaluations it took: none if the loss is not finite, one, or two if the first one failed or was not the
+        loss.
     """
-    is_due = not counts["checks"] or counts["searches"] in _CHECKED
-    if not is_due or not isfinite(loss := float(trials.batch.loss)):
+    if not isfinite(loss := float(trials.batch.loss)):
         return 0
-    without_gradients = _without_gradients(trials)
-    if without_gradients is not None and _same(without_gradients, loss):
-        return 1
-    trials.batch.with_gradients = True
+    with_gradients = trials.batch.with_gradients
     replayed = trials.loss_here()
     if _same(replayed, loss):
-        return 2
-    if without_gradients is not None:
-        trials.batch.with_gradients, replayed = False, without_gradients
+        return 1 if trials.batch.with_gradients == with_gradients else 2
+    if not trials.batch.with_gradients:
+        trials.batch.with_gradients = True
+        if _same(trials.loss_here(), loss):
+            return 2
+        trials.batch.with_gradients = False
     warnings.warn(
         f"The loss of this batch is {loss:.6g}, and {replayed:.6g} when it is evaluated again with the same "
         "parameters. The line search compares the two, so it cannot work. Look for what changes from one "
@@ -163,8 +175,9 @@ def check_slope(trials: Trials, loss: float, slope: float, result: SearchResult)
         warnings.warn(
             f"The first search tried a step that should have lowered the loss of its batch, {loss:.4g}, by "
             f"{predicted:.2g} according to its gradient, and lowered it by {decrease:.2g}. So the gradient in .grad is "
-            "not that of the loss that the closure returns: look for a factor on one of them, for a second backward, "
-            "for noise that is added to gradients, or for a detach() in the loss. If the model computes in low "
+            "not that of the loss that the closure returns: look for a factor on one of them, a second backward, "
+            "gradients that are clipped or made noisy elsewhere, a detach() in the loss, random numbers from a "
+            "generator of your own, or a loss computed outside of the closure. If the model computes in low "
             "precision, its rounding may hide so small a change.",
             stacklevel=2,
         )
@@ -173,16 +186,6 @@ def check_slope(trials: Trials, loss: float, slope: float, result: SearchResult)
 
 def _alike(decrease: float, predicted: float) -> bool:
     return 1 / _ALIKE <= decrease / predicted <= _ALIKE
-
-
-def _without_gradients(trials: Trials) -> float | None:
-    """Return the loss at the start; `None` where it cannot be evaluated without gradients."""
-    try:
-        return trials.loss_here()
-    except RuntimeError as error:
-        if "grad" not in str(error):
-            raise
-        return None
 
 
 def _same(replayed: float, loss: float) -> bool:

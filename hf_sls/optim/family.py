@@ -79,7 +79,8 @@ class _Named(LineSearchOptimizer):
     ) -> None:
         for name in search.keys() - _SEARCH.keys():
             own = [own for own in inspect.signature(type(self)).parameters if own not in ("params", "search")]
-            hint = " The step size is found; init_step_size is where the search starts." if name == "lr" else ""
+            is_rate = name in ("lr", "learning_rate")
+            hint = " The step size is found; init_step_size is where the search starts." if is_rate else ""
             raise TypeError(
                 f"{name}={search[name]!r} is not an argument of {type(self).__name__}, which takes "  # type: ignore[literal-required]
                 f"{', '.join([*own, *_SEARCH])}.{hint}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import isfinite
 
 from ._tensors import to_floats
+from .checks import check_replay
 from .events import LookedBack, SearchedElsewhere, SearchResult
 from .path import Path
 from .search import Move, Rules, SearchReport, cannot_search, last_step, show
@@ -12,6 +13,10 @@ from .trials import Batch, Observer, Trials
 
 _VISIBLE = 2.0
 """How many times the rounding of the loss the decrease along a step has to be for its curvature to show."""
+
+
+_CHECKED = 4
+"""How many batches have looked back before the one that checks that a trial repeats the recorded loss."""
 
 
 def look_back(rules: Rules, move: Move, batch: Batch, observer: Observer | None = None) -> SearchReport:
@@ -27,6 +32,7 @@ def look_back(rules: Rules, move: Move, batch: Batch, observer: Observer | None 
         if skipped or not isfinite(slope):
             return cannot_search("non_finite", rules, move, loss)
         memory, passes = move.memory["initial_step"], 0
+        checks = check_replay(trials) if memory.get("batches") == _CHECKED else 0
         last_step_size, last_slope = move.memory["last_step_size"], move.memory["last_slope"]
         if last_step_size > 0 and any(move.fractions):
             decrease = last_step_size * slope  # of a straight line, where rounding would hide the curvature
@@ -48,4 +54,4 @@ def look_back(rules: Rules, move: Move, batch: Batch, observer: Observer | None 
         trials.take()
     cadence = rules.cadence.update(move.memory["cadence"], SearchedElsewhere(passes, True))
     move.remember({**move.memory, **last, "initial_step": memory, "cadence": cadence}, step_size)
-    return SearchReport("not_searched", move.groups[0]["step_size"], trials=passes, loss=loss)
+    return SearchReport("not_searched", move.groups[0]["step_size"], trials=passes, checks=checks, loss=loss)

@@ -433,11 +433,13 @@ class LineSearchOptimizer(torch.optim.Optimizer):
             skipped_steps=int(searched and not accepted),
             **{name: getattr(report, name) for name in sums},
         )
+        if batch.with_gradients != self.param_groups[0]["line_search"]["with_gradients"]:
+            self._remember_in_all(with_gradients=batch.with_gradients)
         if searched:
             self._report = self.last_search = report
             self._unread = None
             found = self._has_found_a_step or accepted
-            self._remember_in_all(has_found_a_step=found, with_gradients=batch.with_gradients)
+            self._remember_in_all(has_found_a_step=found)
         else:
             self._report, self._unread = report, (batch.loss, batch.skip)
             self._skips = batch.skip if self._skips is None else self._skips + batch.skip

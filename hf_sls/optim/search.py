@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ._tensors import to_floats
 from .backtracking import Backtracking
 from .cadence import Cadence
-from .checks import check_replay, check_slope
+from .checks import check_replay, check_slope, replay_is_due
 from .criterion import Criterion, Line
 from .direction import Direction
 from .events import NotSearched, Searched, SearchResult
@@ -138,7 +138,7 @@ def search(rules: Rules, move: Move, batch: Batch, observer: Observer | None = N
     path = Path(rules.direction, move.parts)
     with Trials(batch, path) as trials:
         versions = _gradient_versions(move)
-        checks = check_replay(trials, move.memory["counts"])
+        checks = check_replay(trials) if replay_is_due(move.memory["counts"]) else 0
         if _gradient_versions(move) != versions:
             raise RuntimeError(_CHANGES_GRADIENTS)
         start = _start(rules, move, batch, path)

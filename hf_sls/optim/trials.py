@@ -57,7 +57,7 @@ class Batch:
         loss: the loss at the current parameters, whose gradients are in `.grad`.
         gradient_scale: true gradient over `.grad`.
         random_state: restored before every evaluation; `None` when the closure sees to that itself.
-        with_gradients: whether the closure has to be evaluated with gradients on; the first search finds out.
+        with_gradients: whether the closure has to be evaluated with gradients on; found out where it fails without.
         skip: 0-dim tensor, 1.0 where the loss or a gradient is not finite, else 0.0.
     """
 
@@ -161,6 +161,9 @@ class Trials:
             with torch.set_grad_enabled(self.batch.with_gradients):
                 loss = self.batch.closure()
         except Exception as error:
+            if not self.batch.with_gradients and isinstance(error, RuntimeError) and "grad" in str(error):
+                self.batch.with_gradients = True
+                return self.loss_here()
             if hasattr(error, "add_note"):  # from Python 3.11
                 error.add_note(_SECOND_TIME)
             raise

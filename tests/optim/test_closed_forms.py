@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+import warnings
 from functools import partial
 from typing import Any
 
@@ -629,7 +630,7 @@ def test_a_loss_that_needs_gradients_is_evaluated_with_them() -> None:
         optimizer = create_optimizer("adam_sls", network.parameters())
         losses = [float(optimizer.step(lambda: evaluate(network, inputs))) for _ in range(40)]  # noqa: B023
         assert losses[-1] < 0.5 * losses[0], name
-        assert optimizer.counts["checks"] == 2, name
+        assert optimizer.counts["checks"] == 3, name  # the fifth batch that looks back checks too
 
 
 def test_parameters_that_come_late_start_a_search_of_their_own() -> None:
@@ -683,6 +684,18 @@ def test_a_learning_rate_in_the_groups_is_warned_of() -> None:
     optimizer = create_optimizer("adam_sls", [{"params": [w], "lr": 5e-5}, {"params": [v], "lr": 5e-4}])
     with pytest.warns(UserWarning, match=r"lr=0.0005 in the parameter groups is not a learning rate"):
         optimizer.step(lambda: w.square().sum() + v.square().sum())
+
+
+@pytest.mark.parametrize(
+    ("rates", "warned"), [((1.0, 1e-3), True), ((1.0, 0.5, 5e-5), True), ((1.0, 0.02, 0.005), False)]
+)
+def test_a_group_whose_rate_is_far_below_the_others_is_warned_of(rates: tuple[float, ...], warned: bool) -> None:
+    weights = [torch.tensor([2.0], requires_grad=True) for _ in rates]
+    optimizer = create_optimizer("adam_sls", [{"params": [w], "lr": lr} for w, lr in zip(weights, rates)])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        optimizer.step(lambda: torch.cat(weights).square().sum())
+    assert any(f"lr={rates[-1]:.3g} in the parameter groups" in str(each.message) for each in caught) == warned
 
 
 def test_a_run_that_gets_worse_says_so_and_takes_shorter_steps() -> None:

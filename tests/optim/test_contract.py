@@ -987,6 +987,7 @@ def test_a_group_has_no_settings_of_the_whole_optimizer(setting: dict[str, Any])
         ([0.0, 1e-3, 2e-3, 1e-3], 1),
         ([1e-3, 5e-4, 1e-3, 5e-4], 1),
         ([0.01] * 3, 1),
+        ([5e-4, 1e-3, 1e-3], 1),
         ([0.0, 0.005, 0.01, 0.5, 1.0, 0.5], 0),
         ([0.0, 0.5, 1.0, 1e-3], 0),
     ],
