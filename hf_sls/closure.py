@@ -29,9 +29,9 @@ class LossClosure:
     """The loss of one optimizer step, summed over its micro-batches and averaged over the processes.
 
     Record each micro-batch as you evaluate it for the gradient. Calling the closure then evaluates all of them again at
-    the current parameters, each from the random state and the buffers of its first evaluation, under the same autocast.
-    Afterwards the buffers (BatchNorm statistics) and frozen parameters that a forward pass updates (an EMA teacher) are
-    as they were before the call.
+    the current parameters, each from the random state, the buffers and the attributes of modules that its first
+    evaluation started from, under the same autocast. Afterwards these and frozen parameters that a forward pass updates
+    (an EMA teacher) are as they were before the call. `hf_sls.snapshots` says which attributes count.
 
         >>> model = torch.nn.Sequential(torch.nn.Linear(3, 1), torch.nn.Dropout(0.5))
         >>> inputs = torch.randn(4, 3)
@@ -168,6 +168,7 @@ class LossClosure:
         with _restored_afterwards(self._saved()), _buffers_not_broadcast(modules), _resharded(modules):
             return self._sum([micro_batch.loss() for micro_batch in self._micro_batches])
 
+    @torch.no_grad()
     def _saved(self) -> list[_Saved | Attributes]:
         """Save what an evaluation may change in the model and in modules beside it."""
         modules = {id(module): module for root in (self._model, *self._others) for module in root.modules()}
@@ -258,7 +259,6 @@ def _attributes(module: nn.Module, parameters: Collection[int]) -> Attributes:
     return Attributes(own, left_out, parameters)
 
 
-@torch.no_grad()
 def _saved(modules: list[nn.Module], model: nn.Module) -> list[_Saved]:
     """Save the buffers of the modules, except packed weights, and `_UPDATED_PARAMETERS` of the model."""
     owners: list[tuple[dict[str, Any], str, Tensor | None]] = [

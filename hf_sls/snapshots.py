@@ -14,6 +14,7 @@ import copy
 import random
 from collections import UserDict, deque
 from collections.abc import Collection, Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ _MAPPINGS = (dict, UserDict)
 _CONTAINERS = (*_MAPPINGS, list, deque, set)
 _ARRAYS = (Tensor, np.ndarray)
 _GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
-_VALUES = (bool, int, float, str, tuple, type(None), np.generic)
-_KEPT = (*_VALUES, *_CONTAINERS, *_ARRAYS, *_GENERATORS)
+_CHANGING = (*_CONTAINERS, tuple, *_ARRAYS, *_GENERATORS)
+_VALUES = (bool, int, float, str, type(None), np.generic)
 _LARGEST = 10_000
 """Number of entries above which a container or array is taken for data, which no evaluation changes."""
 
@@ -39,12 +40,12 @@ class Attributes:
         parameters: storages of the parameters (`storages`), which a trial moves: what lies in one keeps its values.
     """
 
-    @torch.no_grad()
     def __init__(self, owner: dict[str, Any], left_out: Collection[str], parameters: Collection[int]) -> None:
         self.owner = owner
         self._left_out = left_out
         self._held = {
-            name: _snapshot(value, parameters) if _is_small(value) else value for name, value in self._present().items()
+            name: _snapshot(value, parameters) if _changes_in_place(type(value)) and _is_small(value) else value  # type: ignore[arg-type]
+            for name, value in self._present().items()
         }
 
     def restore(self) -> None:
@@ -62,11 +63,23 @@ class Attributes:
 
     def _present(self) -> dict[str, Any]:
         return {
-            name: value for name, value in self.owner.items() if isinstance(value, _KEPT) and name not in self._left_out
+            name: value
+            for name, value in self.owner.items()
+            if _is_kept(type(value)) and name not in self._left_out  # type: ignore[arg-type]
         }
 
 
 _MISSING = object()
+
+
+@cache
+def _is_kept(kind: type) -> bool:
+    return issubclass(kind, (*_VALUES, *_CHANGING))
+
+
+@cache
+def _changes_in_place(kind: type) -> bool:
+    return issubclass(kind, _CHANGING)
 
 
 def is_writeable(tensor: Tensor) -> bool:
@@ -181,7 +194,7 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _is_snapshot(value: Any) -> bool:
-    return isinstance(value, (_Container, _Array, _Generator))
+    return type(value) in (_Container, _Array, _Generator)
 
 
 def _fill(container: Any, held: dict[Any, Any]) -> None:

@@ -94,6 +94,7 @@ class StepWindow(LossClosure):
         except RuntimeError:
             raise MOVED.error() from None
 
+    @torch.no_grad()
     def _attributes(self) -> Attributes:
         """Save what the trainer counts and keeps; but for its datasets, which no evaluation changes."""
         own = vars(self._trainer)

@@ -60,6 +60,56 @@ class NormalizedClassifier(nn.Module):
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
+class RelativeLoss(ReplayChecked):
+    """Counts its evaluations, and divides the loss by a running mean of its own."""
+
+    calls = 0
+    mean: float | None = None
+
+    def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        before, now = self.mean, float(loss)
+        self.mean = now if before is None else 0.5 * before + 0.5 * now
+        return loss * (1 + self.calls / 10) / (before or 1.0)
+
+
+class Adjusted(nn.Module):
+    """A criterion that subtracts from the logits what it remembers of them, in a buffer, a tensor and a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(2))
+        self.moving, self.last = torch.zeros(2), list[torch.Tensor]()
+
+    def forward(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        logits = outputs["logits"]
+        loss = nn.functional.cross_entropy(logits - self.mean - self.moving - sum(self.last[-2:]), labels)
+        seen = logits.detach().mean(0)
+        self.mean = 0.5 * self.mean + 0.5 * seen
+        self.moving.mul_(0.5).add_(seen)
+        self.last.append(seen)
+        return loss
+
+
+class Augmented(NormalizedClassifier):
+    """Draws from random number generators of its own, and keeps a list of its parameters and its last state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generators = random.Random(0), np.random.default_rng(0), np.random.RandomState(0)
+        self.generator = torch.Generator().manual_seed(0)
+        self.flat, self.states = list(self.parameters()), (torch.zeros(16), {"calls": 0})
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        first, second, third = self.generators
+        noise = first.random() + second.random() + third.random() + torch.rand((), generator=self.generator)
+        hidden = self.embedding(input_ids).mean(dim=1) + self.states[0]
+        self.states = hidden.detach().mean(0), {"calls": self.states[1]["calls"] + 1}
+        logits = self.head(hidden * (noise + self.states[1]["calls"]))
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
 def lora(model: Any) -> Any:
     peft = pytest.importorskip("peft")
     return peft.get_peft_model(
@@ -91,6 +141,10 @@ CASES: dict[str, dict[str, Any]] = {
     "LoRA, accumulation": {"model": lambda: lora(tiny_bert()), "gradient_accumulation_steps": 4},
     "NEFTune": {"model": tiny_gpt2, "rows": language_rows, "neftune_noise_alpha": 5.0},
     "BatchNorm, numpy and Python randomness": {"model": NormalizedClassifier, "gradient_accumulation_steps": 4},
+    "counts and a mean of the trainer": {"trainer": RelativeLoss},
+    "counts and a mean of the trainer, accumulation": {"trainer": RelativeLoss, "gradient_accumulation_steps": 4},
+    "a criterion with a memory": {"compute_loss_func": Adjusted()},
+    "generators of the model": {"model": Augmented, "gradient_accumulation_steps": 4},
 }
 
 
@@ -99,15 +153,48 @@ def test_replayed_loss_is_the_recorded_loss(case: str, arguments: Any) -> None:
     settings = dict(CASES[case])
     model = settings.pop("model", tiny_bert)()
     rows = settings.pop("rows", classification_rows)()
-    compute_loss_func = settings.pop("compute_loss_func", None)
+    compute_loss_func, trainer_class = settings.pop("compute_loss_func", None), settings.pop("trainer", ReplayChecked)
     args = arguments(num_train_epochs=1, max_steps=-1, optim_args="look_back=false", **settings)
-    trainer = ReplayChecked(model=model, args=args, train_dataset=rows, compute_loss_func=compute_loss_func)
+    trainer = trainer_class(model=model, args=args, train_dataset=rows, compute_loss_func=compute_loss_func)
     trainer.train()
     accumulated = args.gradient_accumulation_steps == 4
     assert [count for *_, count in trainer.windows] == ([4, 4, 2] if accumulated else [1] * 10)
     assert [recorded for recorded, *_ in trainer.windows] == [replayed for _, replayed, _ in trainer.windows]
     assert len({recorded for recorded, *_ in trainer.windows}) == len(trainer.windows)
     assert trainer.line_search_optimizer.counts["trials"] > 0
+
+
+def test_a_loss_may_need_gradients_from_a_later_step_on(arguments: Any) -> None:
+    class Penalized(SLSTrainer):
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            embedded = model.get_input_embeddings()(inputs["input_ids"])
+            loss = model(inputs_embeds=embedded, labels=inputs["labels"]).loss
+            if self.state.global_step >= 3:
+                (gradient,) = torch.autograd.grad(loss, embedded, create_graph=True)
+                loss = loss + gradient.square().sum()
+            return loss
+
+    trainer = Penalized(model=tiny_bert(), args=arguments(max_steps=8), train_dataset=classification_rows())
+    trainer.train()
+    assert trainer.line_search_optimizer.param_groups[0]["line_search"]["initial_step"]["batches"] == 7
+
+
+def test_state_that_is_not_put_back_is_told_of_though_it_is_empty_at_first(arguments: Any) -> None:
+    class Memory:
+        mean: Any = 0.0
+
+    class Remembering(SLSTrainer):
+        memory = Memory()
+
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            logits = model(input_ids=inputs["input_ids"]).logits
+            loss = nn.functional.cross_entropy(logits - self.memory.mean, inputs["labels"])
+            self.memory.mean = self.memory.mean + torch.tensor([1.0, -1.0]) if self.state.global_step >= 2 else 0.0
+            return loss
+
+    trainer = Remembering(model=tiny_bert(), args=arguments(max_steps=8), train_dataset=classification_rows())
+    with pytest.warns(UserWarning, match="when it is evaluated again with the same parameters"):
+        trainer.train()
 
 
 def test_replay_differs_when_the_parameters_do(arguments: Any) -> None:
