@@ -191,14 +191,14 @@ class Ascending(SLSTrainer):
 
 
 class OwnNoise(SLSTrainer):
-    """A loss with noise from a generator that no replay knows of."""
+    """A loss with noise from a generator in an object of its own, which no replay knows of."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.noise = random.Random(0)
+        self.noise = SimpleNamespace(generator=random.Random(0))
         super().__init__(*args, **kwargs)
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        return super().compute_loss(*args, **kwargs) * (1 + self.noise.gauss(0, 0.02))
+        return super().compute_loss(*args, **kwargs) * (1 + self.noise.generator.gauss(0, 0.02))
 
 
 @pytest.mark.filterwarnings("ignore:The loss of this batch", "ignore:The first search tried")
