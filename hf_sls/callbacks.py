@@ -94,6 +94,8 @@ class LineSearchCallback(TrainerCallback):
         if search is None or not self._steps_to_come or self._steps_to_come[0] > step:
             return
 
+        if self._observed:  # a step that the end of an epoch has cut short
+            self._stop_observing(search)
         before = self._observer = search.observer
 
         def observe(finished: FinishedSearch) -> None:

@@ -29,7 +29,7 @@ class Landscape:
         tried: step size and loss of each trial, in order; the rejected ones come first.
         step_size: the final step size of the search, before a schedule scales it.
         outcome: `"accepted"`, or why no step was taken (`SearchReport.outcome`).
-        rejected: number of trials that were rejected.
+        rejected: number of trials that were rejected; `None` in files from before it was counted.
     """
 
     step: int
@@ -41,7 +41,7 @@ class Landscape:
     tried: list[tuple[float, float]]
     step_size: float
     outcome: str
-    rejected: int = 0
+    rejected: int | None = None
 
 
 def measure_landscape(search: FinishedSearch) -> Landscape:

@@ -123,7 +123,8 @@ def plot_landscape(landscape: Landscape, path: str | Path) -> None:
     tangent = [start_loss, start_loss - landscape.slope * end]
     axis.plot([0, end], tangent, ":", color=BLUE, linewidth=2, label="slope at the start")
     accepted = landscape.outcome == "accepted"
-    rejected = landscape.tried[: landscape.rejected]
+    count = len(landscape.tried) - accepted if landscape.rejected is None else landscape.rejected
+    rejected = landscape.tried[:count]
     visible = [(step_size, loss) for step_size, loss in rejected if step_size <= end and isfinite(loss)]
     if visible:
         axis.plot(*zip(*visible), "x", color=BLACK, markersize=8, label="tried, rejected")

@@ -4,7 +4,7 @@
 |---|---|
 | numbers, flags, strings, `None` | the same object |
 | containers, tensors and arrays with up to 10,000 entries | the same object, with its entries or values |
-| larger ones, and tensors that share the memory of a parameter | the same object |
+| larger tensors and arrays, and those that share the memory of a parameter | the same object |
 | random number generators of Python, numpy and torch | the same object, in its state |
 """
 
@@ -43,14 +43,19 @@ class Attributes:
     def __init__(self, owner: dict[str, Any], left_out: Collection[str], parameters: Collection[int]) -> None:
         self.owner = owner
         self._left_out = left_out
-        self._held = {
-            name: _snapshot(value, parameters) if _changes_in_place(type(value)) and _is_small(value) else value  # type: ignore[arg-type]
-            for name, value in self._present().items()
-        }
+        self._names = frozenset(owner)
+        self._held = {}
+        for name, value in self._present().items():
+            if not _changes_in_place(type(value)):  # type: ignore[arg-type]
+                self._held[name] = value
+            elif _is_small(value):
+                self._held[name] = _snapshot(value, parameters)
+            elif isinstance(value, _ARRAYS):
+                self._held[name] = value
 
     def restore(self) -> None:
         """Put the attributes back, and remove those that have come since."""
-        for name in self._present().keys() - self._held.keys():
+        for name in self._present().keys() - self._names:
             del self.owner[name]
         for name, held in self._held.items():
             value = held.restore() if _is_snapshot(held) else held
@@ -59,7 +64,8 @@ class Attributes:
 
     def is_set_up(self) -> bool:
         """Whether a flag has come or changed since, as it does where the first batch sets up an object."""
-        return any(value is not self._held.get(name) for name, value in self._present().items() if value is True)
+        present = self._present().items()
+        return any(isinstance(value, bool) and value is not self._held.get(name) for name, value in present)
 
     def _present(self) -> dict[str, Any]:
         return {
@@ -174,7 +180,9 @@ def _snapshot(value: Any, parameters: Collection[int] = ()) -> Any:
     """Return a snapshot of what can change in place, and anything else as it is."""
     if isinstance(value, (*_CONTAINERS, tuple)):
         return _Container(value, parameters)
-    if parameters and isinstance(value, Tensor) and _storage(value) in parameters:
+    if parameters and isinstance(value, _ARRAYS) and _storage(value) in parameters:
+        return value
+    if isinstance(value, random.SystemRandom):
         return value
     if isinstance(value, _GENERATORS):
         return _Generator(value)
@@ -186,9 +194,13 @@ def storages(tensors: Iterable[Tensor]) -> frozenset[int]:
     return frozenset({0, *map(_storage, tensors)})
 
 
-def _storage(tensor: Tensor) -> int:
+def _storage(array: Tensor | np.ndarray) -> int:
+    if isinstance(array, np.ndarray):
+        while isinstance(array.base, np.ndarray):
+            array = array.base
+        return array.ctypes.data
     try:
-        return tensor.untyped_storage().data_ptr()
+        return array.untyped_storage().data_ptr()
     except (NotImplementedError, RuntimeError, ValueError):  # sparse, a wrapper of other tensors, or lazy
         return 0
 

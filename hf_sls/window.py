@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
 from .closure import LossClosure
+from .optim.sharding import local
 from .refusals import MOVED, NOT_RECORDED, OWN_BACKWARD
-from .snapshots import Attributes, copied
+from .snapshots import Attributes, copied, storages
 
 _MISSING = object()
 
@@ -35,7 +36,8 @@ class StepWindow(LossClosure):
 
     A replay calls the Trainer's own `training_step` with backward turned off, so that gradient accumulation, label
     smoothing, autocast and every other scaling rule of the installed version apply to a trial as they did to the step.
-    The batch is the one that the step got, before anything changed it, and what the Trainer counts is put back.
+    The batch is the one that the step got, before anything changed it, and what the Trainer counts is put back before
+    and after.
 
     Args:
         trainer: the Trainer that is training.
@@ -48,8 +50,11 @@ class StepWindow(LossClosure):
 
     def __init__(self, trainer: Trainer, model: nn.Module, *, trials: bool) -> None:
         super().__init__(model, trials=trials)
-        held = [*vars(trainer).values(), trainer.compute_loss_func]
-        self._others = [module for module in held if isinstance(module, nn.Module)] if trials else []
+        if trials:
+            groups = trainer.line_search_optimizer.param_groups
+            self._storages |= storages(local(parameter) for group in groups for parameter in group["params"])
+            modules = (value for value in vars(trainer).values() if isinstance(value, nn.Module))
+            self._others = [module for module in modules if module.training]
         self.replaying = False
         self._trainer = trainer
         self._prepared: list[Any] | Iterator[Any] | None = None

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
-from hf_sls import LineSearchTrainerMixin, SLSTrainer
+from hf_sls import LineSearchTrainerMixin, LossClosure, SLSTrainer
 
 from .conftest import VOCABULARY, classification_rows, language_rows, tiny_bert, tiny_gpt2
 
@@ -92,6 +92,21 @@ class Adjusted(nn.Module):
         return loss
 
 
+class Weighted(ReplayChecked):
+    """Trains a parameter of its own, which it also keeps in a list and in an array, and remembers its last output."""
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Any:
+        super().create_optimizer()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.weights, self.values = [self.weight], self.weight.detach().numpy()
+        self.optimizer.add_param_group({"params": [self.weight]})
+        return self.optimizer
+
+    def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        self.last = model(**inputs)
+        return self.last.loss * torch.exp(-self.weight) + self.weight
+
+
 class Augmented(NormalizedClassifier):
     """Draws from random number generators of its own, and keeps a list of its parameters and its last state."""
 
@@ -143,6 +158,7 @@ CASES: dict[str, dict[str, Any]] = {
     "BatchNorm, numpy and Python randomness": {"model": NormalizedClassifier, "gradient_accumulation_steps": 4},
     "counts and a mean of the trainer": {"trainer": RelativeLoss},
     "counts and a mean of the trainer, accumulation": {"trainer": RelativeLoss, "gradient_accumulation_steps": 4},
+    "a parameter of the trainer": {"trainer": Weighted},
     "a criterion with a memory": {"compute_loss_func": Adjusted()},
     "generators of the model": {"model": Augmented, "gradient_accumulation_steps": 4},
 }
@@ -162,6 +178,51 @@ def test_replayed_loss_is_the_recorded_loss(case: str, arguments: Any) -> None:
     assert [recorded for recorded, *_ in trainer.windows] == [replayed for _, replayed, _ in trainer.windows]
     assert len({recorded for recorded, *_ in trainer.windows}) == len(trainer.windows)
     assert trainer.line_search_optimizer.counts["trials"] > 0
+
+
+def test_a_trial_leaves_a_parameter_of_the_trainer_where_it_was_moved(arguments: Any) -> None:
+    moved: list[float] = []
+
+    class Moved(Weighted):
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            if self.in_trial:
+                moved.append(float(self.weight))
+            return super().compute_loss(*args, **kwargs)
+
+    args = arguments(max_steps=1, optim_args="look_back=false,init_step_size=0.01")
+    trainer = Moved(model=tiny_bert(dropout=0.0), args=args, train_dataset=classification_rows())
+    trainer.train()
+    assert any(abs(value) == pytest.approx(0.01, rel=0.01) for value in moved)
+
+
+class Planned(nn.Module):
+    """Drops an object in its forward pass, and sets up a parameter in the first one, which a flag says either way."""
+
+    def __init__(self, flag: bool) -> None:
+        super().__init__()
+        self.scale, self.plan = nn.Parameter(torch.ones(())), object()
+        self.flag = self.until = flag
+        self.generator = random.SystemRandom()
+
+    def forward(self) -> torch.Tensor:
+        if self.flag is self.until:
+            self.scale.data.fill_(3.0)
+            self.flag = not self.until
+        if self.plan is not None:
+            self.plan = None
+        return self.scale.square()
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_a_module_may_drop_an_object_and_set_up_a_parameter(flag: bool) -> None:
+    model = Planned(flag)
+    closure = LossClosure(model)
+    assert closure.record(model) == closure() == 9.0
+    assert model.plan is None
+    with torch.no_grad():
+        model.scale.fill_(2.0)
+    assert closure() == 4.0
+    assert float(model.scale) == 2.0
 
 
 def test_a_loss_may_need_gradients_from_a_later_step_on(arguments: Any) -> None:

@@ -932,19 +932,6 @@ def test_learning_rates_of_a_callback_are_warned_of_when_they_fall(peak: float, 
     assert len(messages) == (peak < 1)
 
 
-def test_a_learning_rate_that_a_callback_sets_at_every_step_is_warned_of(arguments: Any) -> None:
-    class Rate(TrainerCallback):
-        def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
-            for group in optimizer.param_groups:
-                group["lr"] = 1e-3
-
-    trainer = SLSTrainer(
-        model=tiny_bert(), args=arguments(max_steps=3), train_dataset=classification_rows(), callbacks=[Rate()]
-    )
-    with pytest.warns(UserWarning, match=r"lr=0.001 in the parameter groups is not a learning rate"):
-        trainer.train()
-
-
 def test_sparse_gradients_are_refused_before_training(arguments: Any) -> None:
     model = tiny_bert()
     model.bert.embeddings.word_embeddings.sparse = True

@@ -32,7 +32,7 @@ from .trials import Trials
 _LEAST_LR = 0.01
 """A base `lr` up to it is taken for a learning rate."""
 
-_FAR = 100.0
+_FAR = 1000.0
 """The ratio of two neighbouring `lr` of groups that no layer-wise decay has."""
 
 _SAME = 2.0**-7
@@ -55,8 +55,8 @@ def check_learning_rates(groups: list[dict[str, Any]], last: float | None, large
     """Warn of an `lr` in the groups that is one of AdamW's rather than a fraction of the step.
 
     That of the first step counts, or the base and the peak that a scheduler keeps, and that of a group which is far
-    below the others. A loop or a callback may write other values into the groups, and warm up: of these the largest
-    counts, once they no longer rise.
+    below the others. A loop or a callback may write other values into the groups and warm up: of these the peak counts,
+    once they begin to fall.
 
     Args:
         groups: the parameter groups.
@@ -66,15 +66,13 @@ def check_learning_rates(groups: list[dict[str, Any]], last: float | None, large
     Returns:
         Whether it has warned.
     """
-    rates = sorted(float(group["lr"]) for group in groups)
-    present, suspect = rates[-1], inf
-    if last is None:
+    present, suspect = max(float(group["lr"]) for group in groups), inf
+    if last is None and largest_so_far == 0:
         kept = [float(group[name]) for group in groups for name in ("initial_lr", "max_lr") if name in group]
-        if present and largest_so_far == 0:
-            suspect = max(kept, default=present)
-            far_below = [low for low, high in pairwise(rates) if 0 < low <= high / _FAR]
-            suspect = min([suspect, *far_below])
-    elif present <= last == largest_so_far:
+        rates = sorted(float(group["lr"] if present else group.get("initial_lr", 0.0)) for group in groups)
+        far_below = [low for low, high in pairwise(rates) if 0 < low <= high / _FAR]
+        suspect = min([max(kept, default=present) if present else inf, *far_below])
+    elif last is not None and present < last == largest_so_far:
         suspect = last
     if not 0 < suspect <= _LEAST_LR:
         return False
@@ -151,7 +149,7 @@ def check_replay(trials: Trials) -> int:
         "beside its buffers, a batch that is changed in place.",
         stacklevel=2,
     )
-    return 2
+    return 1 if with_gradients else 2
 
 
 def check_slope(trials: Trials, loss: float, slope: float, result: SearchResult) -> int:

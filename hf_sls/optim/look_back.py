@@ -31,10 +31,10 @@ def look_back(rules: Rules, move: Move, batch: Batch, observer: Observer | None 
         loss, slope, skipped = to_floats(batch.loss, path.last_slope() * batch.gradient_scale, batch.skip)
         if skipped or not isfinite(slope):
             return cannot_search("non_finite", rules, move, loss)
-        memory, passes = move.memory["initial_step"], 0
-        checks = check_replay(trials) if memory.get("batches") == _CHECKED else 0
+        memory, passes, checks = move.memory["initial_step"], 0, 0
         last_step_size, last_slope = move.memory["last_step_size"], move.memory["last_slope"]
         if last_step_size > 0 and any(move.fractions):
+            checks = check_replay(trials) if memory.get("batches") == _CHECKED else 0
             decrease = last_step_size * slope  # of a straight line, where rounding would hide the curvature
             if last_step_size * abs(last_slope) > _VISIBLE * trials.rounding * abs(loss):
                 passes = 1

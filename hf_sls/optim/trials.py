@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Real
 from types import TracebackType
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -154,19 +155,17 @@ class Trials:
 
         Under an autocast that the caller has open, its cache holds casts of the parameters where they were before.
         """
-        torch.clear_autocast_cache()
-        if self.batch.random_state is not None:
-            self.batch.random_state.restore()
         try:
-            with torch.set_grad_enabled(self.batch.with_gradients):
-                loss = self.batch.closure()
+            loss = self._evaluate()
         except Exception as error:
-            if not self.batch.with_gradients and isinstance(error, RuntimeError) and "grad" in str(error):
-                self.batch.with_gradients = True
-                return self.loss_here()
-            if hasattr(error, "add_note"):  # from Python 3.11
-                error.add_note(_SECOND_TIME)
-            raise
+            if self.batch.with_gradients or not re.search(r"\bgrad", str(error)):
+                if hasattr(error, "add_note"):  # from Python 3.11
+                    error.add_note(_SECOND_TIME)
+                raise
+            loss = None
+        if loss is None:  # it needs gradients, which other processes see by the same message
+            self.batch.with_gradients = True
+            return self.loss_here()
         if isinstance(loss, Tensor):
             if loss.numel() != 1 or loss.is_complex() or loss.is_meta:
                 raise RuntimeError(_NOT_A_LOSS.format(f"a {loss.dtype} tensor of the shape {tuple(loss.shape)}"))
@@ -174,6 +173,13 @@ class Trials:
         if not isinstance(loss, Real):
             raise RuntimeError(_NOT_A_LOSS.format(repr(loss)))
         return float(loss)
+
+    def _evaluate(self) -> Any:
+        torch.clear_autocast_cache()
+        if self.batch.random_state is not None:
+            self.batch.random_state.restore()
+        with torch.set_grad_enabled(self.batch.with_gradients):
+            return self.batch.closure()
 
     def take(self) -> None:
         """Take the present step."""
