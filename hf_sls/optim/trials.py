@@ -156,14 +156,14 @@ class Trials:
         Under an autocast that the caller has open, its cache holds casts of the parameters where they were before.
         """
         try:
-            loss = self._evaluate()
+            loss, failed = self._evaluate(), False
         except Exception as error:
-            if self.batch.with_gradients or not re.search(r"\bgrad", str(error)):
+            failed = not self.batch.with_gradients and bool(re.search(r"\bgrad", str(error)))
+            if not failed:
                 if hasattr(error, "add_note"):  # from Python 3.11
                     error.add_note(_SECOND_TIME)
                 raise
-            loss = None
-        if loss is None:  # it needs gradients, which other processes see by the same message
+        if failed:  # it needs gradients, which other processes see by the same message
             self.batch.with_gradients = True
             return self.loss_here()
         if isinstance(loss, Tensor):
