@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from transformers.integrations import TensorBoardCallback
 from .landscape import LANDSCAPE_NAME, Landscape, load_landscapes, measure_landscape, save_landscapes
 from .optim import FinishedSearch, LineSearchOptimizer, SearchReport
 from .optim._validation import check_integer
+from .optim.trials import Observer
 from .private import public_when_written
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class LineSearchCallback(TrainerCallback):
         self.patience = patience
         self.landscape_steps = sorted(steps)
         self._observed = False
-        self._observer: Callable[[FinishedSearch], None] | None = None
+        self._observer: Observer | None = None
         self.shown_beside: Sequence[TrainerCallback] = ()
         """The callbacks of the trainer, one of which may have a progress bar."""
 

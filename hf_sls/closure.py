@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -170,10 +170,14 @@ class LossClosure:
 
     @torch.no_grad()
     def _saved(self) -> list[_Saved | Attributes]:
-        """Save what an evaluation may change in the model and in modules beside it."""
+        """Save what an evaluation may change in the model and in modules beside it; not what DDP itself counts."""
         modules = {id(module): module for root in (self._model, *self._others) for module in root.modules()}
-        attributes = [_attributes(module, self._storages) for module in modules.values()]
-        return [*_saved(list(modules.values()), self._model), *attributes]
+        attributes = [
+            Attributes(vars(module), _OF_EVERY_MODULE, self._storages)
+            for module in modules.values()
+            if not isinstance(module, DistributedDataParallel)
+        ]
+        return [*_saved_tensors(list(modules.values()), self._model), *attributes]
 
     def _sum(self, losses: list[Tensor]) -> Tensor:
         """Return the sum over the micro-batches, divided by `divisor`, in fp32 or higher precision."""
@@ -250,16 +254,10 @@ _UPDATED_PARAMETERS: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary
 
 
 _OF_EVERY_MODULE = vars(nn.Module()).keys()
+"""The attributes that hold parameters, buffers, modules and hooks, or say whether the module trains."""
 
 
-def _attributes(module: nn.Module, parameters: Collection[int]) -> Attributes:
-    """Save the attributes of a module that are not parameters, buffers or modules; not those of DDP itself."""
-    own = vars(module)
-    left_out = own.keys() if isinstance(module, DistributedDataParallel) else _OF_EVERY_MODULE
-    return Attributes(own, left_out, parameters)
-
-
-def _saved(modules: list[nn.Module], model: nn.Module) -> list[_Saved]:
+def _saved_tensors(modules: list[nn.Module], model: nn.Module) -> list[_Saved]:
     """Save the buffers of the modules, except packed weights, and `_UPDATED_PARAMETERS` of the model."""
     owners: list[tuple[dict[str, Any], str, Tensor | None]] = [
         (module._buffers, name, buffer)
@@ -267,8 +265,9 @@ def _saved(modules: list[nn.Module], model: nn.Module) -> list[_Saved]:
         for name, buffer in module._buffers.items()
         if buffer is not None and (buffer.is_floating_point() or buffer.numel() <= _LARGEST_INTEGER_BUFFER)
     ]
-    by_name = dict(model.named_modules())
-    for path in _UPDATED_PARAMETERS.get(model, []):
+    paths = _UPDATED_PARAMETERS.get(model, [])
+    by_name = dict(model.named_modules()) if paths else {}
+    for path in paths:
         module_path, _, name = path.rpartition(".")
         if module_path in by_name and name in by_name[module_path]._parameters:
             owners.append((by_name[module_path]._parameters, name, by_name[module_path]._parameters[name]))

@@ -25,8 +25,8 @@ _MAPPINGS = (dict, UserDict)
 _CONTAINERS = (*_MAPPINGS, list, deque, set)
 _ARRAYS = (Tensor, np.ndarray)
 _GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
-_CHANGING = (*_CONTAINERS, tuple, *_ARRAYS, *_GENERATORS)
 _VALUES = (bool, int, float, str, type(None), np.generic)
+_KEPT = (*_VALUES, *_CONTAINERS, tuple, *_ARRAYS, *_GENERATORS)
 _LARGEST = 10_000
 """Number of entries above which a container or array is taken for data, which no evaluation changes."""
 
@@ -46,9 +46,7 @@ class Attributes:
         self._names = frozenset(owner)
         self._held = {}
         for name, value in self._present().items():
-            if not _changes_in_place(type(value)):  # type: ignore[arg-type]
-                self._held[name] = value
-            elif _is_small(value):
+            if _is_small(value):
                 self._held[name] = _snapshot(value, parameters)
             elif isinstance(value, _ARRAYS):
                 self._held[name] = value
@@ -80,12 +78,7 @@ _MISSING = object()
 
 @cache
 def _is_kept(kind: type) -> bool:
-    return issubclass(kind, (*_VALUES, *_CHANGING))
-
-
-@cache
-def _changes_in_place(kind: type) -> bool:
-    return issubclass(kind, _CHANGING)
+    return issubclass(kind, _KEPT)
 
 
 def is_writeable(tensor: Tensor) -> bool:

@@ -7,7 +7,7 @@ import warnings
 from math import inf
 from typing import Any
 
-from .family import PLASLS, SGDSLS, AdagradSLS, AdamSLS, AMSGradSLS, PoNoS, SaLSa, SGDSaLSa, _Named
+from .family import _SEARCH, PLASLS, SGDSLS, AdagradSLS, AdamSLS, AMSGradSLS, PoNoS, SaLSa, SGDSaLSa, _Named
 from .optimizer import LineSearchOptimizer, Params
 from .presets import preset_settings
 
@@ -70,7 +70,7 @@ def with_preset(name: str, preset: str | None, settings: dict[str, Any]) -> dict
 def warn_of_settings_without_effect(name: str, preset: str | None, settings: dict[str, Any]) -> None:
     """Warn of each setting that another one, given or by default, keeps `optim=name` from using."""
     defaults = {key: each.default for key, each in inspect.signature(OPTIMIZERS[name]).parameters.items()}
-    chosen = {"search_rate": inf, **defaults, **OPTIMIZERS[name].search_defaults, **with_preset(name, preset, settings)}
+    chosen = {**_SEARCH, **defaults, **OPTIMIZERS[name].search_defaults, **with_preset(name, preset, settings)}
     for setting in settings.keys() & _USED_WITH.keys():
         for other, needed in _USED_WITH[setting]:
             value = chosen.get(other, needed)

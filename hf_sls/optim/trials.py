@@ -156,23 +156,16 @@ class Trials:
         Under an autocast that the caller has open, its cache holds casts of the parameters where they were before.
         """
         try:
-            loss, failed = self._evaluate(), False
+            loss = self._evaluate()
         except Exception as error:
-            failed = not self.batch.with_gradients and bool(re.search(r"\bgrad", str(error)))
-            if not failed:
+            if self.batch.with_gradients or not re.search(r"\bgrad", str(error)):
                 if hasattr(error, "add_note"):  # from Python 3.11
                     error.add_note(_SECOND_TIME)
                 raise
-        if failed:  # it needs gradients, which other processes see by the same message
-            self.batch.with_gradients = True
-            return self.loss_here()
-        if isinstance(loss, Tensor):
-            if loss.numel() != 1 or loss.is_complex() or loss.is_meta:
-                raise RuntimeError(_NOT_A_LOSS.format(f"a {loss.dtype} tensor of the shape {tuple(loss.shape)}"))
-            return float(loss.detach())
-        if not isinstance(loss, Real):
-            raise RuntimeError(_NOT_A_LOSS.format(repr(loss)))
-        return float(loss)
+            self.batch.with_gradients = True  # on other processes too, which raise the same message
+        else:
+            return _as_number(loss)
+        return self.loss_here()
 
     def _evaluate(self) -> Any:
         torch.clear_autocast_cache()
@@ -185,3 +178,13 @@ class Trials:
         """Take the present step."""
         self._path.take()
         self._taken = True
+
+
+def _as_number(loss: Any) -> float:
+    if isinstance(loss, Tensor):
+        if loss.numel() != 1 or loss.is_complex() or loss.is_meta:
+            raise RuntimeError(_NOT_A_LOSS.format(f"a {loss.dtype} tensor of the shape {tuple(loss.shape)}"))
+        return float(loss.detach())
+    if not isinstance(loss, Real):
+        raise RuntimeError(_NOT_A_LOSS.format(repr(loss)))
+    return float(loss)
